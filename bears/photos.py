@@ -1,0 +1,103 @@
+"""Bytes of unknown origin in, an upright RGB picture out.
+
+Everything a visitor uploads and everything the training notebook reads passes through `open_photo`, so that both see
+the same pixels. The file's content decides its format; its name is never looked at.
+"""
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# What phones, cameras, scanners and browsers write. A short list, because every further decoder is more code that a
+# stranger's bytes can reach (Pillow's EPS plugin starts Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+READABLE = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
+
+MAX_BYTES = 64 * 2**20  # voila.json lets larger uploads arrive, so that they are refused here with a sentence
+MIN_SIDE = 16  # pixels; below that there is nothing to see
+SIDE = 512  # pixels; twice what a 224-pixel classifier looks at
+
+
+class PhotoError(Exception):
+    """Why a photo cannot be used: one sentence or two, written for the person who chose it."""
+
+
+def open_photo(source: bytes | memoryview | str | os.PathLike | Image.Image, side: int = SIDE) -> Image.Image:
+    """Open a photo as an upright RGB picture; transparent parts turn white, of an animation the first frame counts.
+
+    `source` is the content of a file, the path of one, or a Pillow image, which is left as it is. A picture much
+    larger than needed comes back at an integer fraction of its size, its shorter side at least `side` pixels: JPEG is
+    decoded at that scale, everything else averaged down to it.
+
+    Raises `PhotoError` for whatever is not a usable picture, and nothing else.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are of no use to a visitor
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if isinstance(source, Image.Image):
+                return _upright_rgb(source.copy(), side)
+            with Image.open(_stream(source), formats=FORMATS) as image:
+                image.draft("RGB", (side, side))  # only the JPEG decoder listens; Pillow picks 1, 1/2, 1/4 or 1/8
+                return _upright_rgb(image, side)
+    except PhotoError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = Image.MAX_IMAGE_PIXELS // 10**6
+        raise PhotoError(f"This picture has more than {limit} million pixels. Please choose a smaller one.") from None
+    except UnidentifiedImageError:
+        raise PhotoError(f"This file is not a picture I can read. Please choose {READABLE} photo.") from None
+    except Exception as error:  # a decoder fed hostile bytes may raise anything: struct.error, SyntaxError, MemoryError
+        raise PhotoError("This picture is damaged or incomplete. Please choose another copy of it.") from error
+
+
+def _stream(source) -> io.BytesIO:
+    """The content of `source` in memory, once it is known to be neither empty nor too large."""
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            size = os.stat(source).st_size
+            content = Path(source).read_bytes() if size <= MAX_BYTES else None
+        except OSError as error:
+            raise PhotoError(f"{source} cannot be read: {error.strerror}.") from error
+    else:
+        content, size = source, len(source)
+    if size == 0:
+        raise PhotoError("This file is empty. Please choose a photo.")
+    if size > MAX_BYTES:
+        raise PhotoError(f"This file is larger than {MAX_BYTES // 2**20} MB. Please choose a smaller photo.")
+    return io.BytesIO(content)
+
+
+def _upright_rgb(image: Image.Image, side: int) -> Image.Image:
+    """`image`, which is changed on the way, as `open_photo` returns it."""
+    if min(image.size) < MIN_SIDE:
+        raise PhotoError(f"This picture is only {image.width} × {image.height} pixels. Please choose a larger one.")
+    image.load()
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # the pixels are there, only the metadata is broken: show them as they are
+        pass
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bit(image)
+    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    factor = min(image.size) // side
+    if factor > 1:
+        image = image.reduce(factor)
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return image
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """A greyscale of 16 or 32 bits at 8 bits, which Pillow's own `convert` would clip to white."""
+    levels = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        low, high = 0, 2**16 - 1
+    else:  # no format says where its black and white lie
+        low, high = levels.min(), levels.max()
+    return Image.fromarray(np.uint8((levels - float(low)) * (255 / max(float(high) - float(low), 1e-9))))

@@ -1,0 +1,233 @@
+"""bears.photos: whatever comes in, an upright RGB picture or a sentence comes out."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from conftest import draw_bear, encode
+from PIL import Image
+
+from bears import photos
+from bears.photos import PhotoError, open_photo
+
+FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"]
+
+
+def quarters(width=64, height=48) -> Image.Image:
+    """Four colours, so that each way to turn the picture looks different."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    top, left = slice(height // 2), slice(width // 2)
+    bottom, right = slice(height // 2, None), slice(width // 2, None)
+    pixels[top, left], pixels[top, right] = (200, 30, 30), (30, 180, 30)
+    pixels[bottom, left], pixels[bottom, right] = (30, 30, 200), (210, 210, 40)
+    return Image.fromarray(pixels)
+
+
+def assert_looks_like(picture: Image.Image, expected: Image.Image, tolerance=6):
+    """Same size, and the same colours but for what lossy compression does to them."""
+    assert picture.mode == "RGB"
+    assert picture.size == expected.size
+    difference = np.asarray(picture, float) - np.asarray(expected, float)
+    assert np.abs(difference).mean() < tolerance
+
+
+def exif(orientation: int) -> bytes:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()
+
+
+# How a camera held that way stores the upright picture, after the Exif standard (CIPA DC-008, tag 0x0112): where row 0
+# and column 0 of the stored pixels lie in the upright one.
+STORED = {
+    1: lambda p: p,  # row 0 at the top, column 0 at the left
+    2: lambda p: p[:, ::-1],  # top, right
+    3: lambda p: p[::-1, ::-1],  # bottom, right
+    4: lambda p: p[::-1],  # bottom, left
+    5: lambda p: p.transpose(1, 0, 2),  # left, top
+    6: lambda p: p[:, ::-1].transpose(1, 0, 2),  # right, top
+    7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),  # right, bottom
+    8: lambda p: p[::-1].transpose(1, 0, 2),  # left, bottom
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_reads_the_formats_that_cameras_and_browsers_write(format):
+    assert_looks_like(open_photo(encode(quarters(), format)), quarters())
+
+
+@pytest.mark.parametrize("name", ["bear.txt", "bear.jpg", "bear"])
+def test_the_content_decides_not_the_name(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(encode(quarters(), "WEBP", lossless=True))
+    assert_looks_like(open_photo(path), quarters(), tolerance=1)
+
+
+def test_bytes_path_and_picture_give_the_same_pixels(tmp_path):
+    content = encode(draw_bear(700), "JPEG")
+    path = tmp_path / "bear.jpg"
+    path.write_bytes(content)
+    expected = open_photo(content).tobytes()
+    for source in (bytearray(content), memoryview(content), path, str(path), Image.open(path)):
+        assert open_photo(source).tobytes() == expected
+
+
+def test_a_picture_passed_in_is_left_as_it_was():
+    picture = Image.open(io.BytesIO(encode(quarters(2000, 1500), "JPEG", exif=exif(6))))
+    assert open_photo(picture).size != picture.size
+    assert picture.size == (2000, 1500)
+    assert picture.getexif()[0x0112] == 6
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_a_turned_photo_is_set_upright(format, orientation):
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(quarters()))))
+    assert_looks_like(open_photo(encode(stored, format, exif=exif(orientation))), quarters())
+
+
+def test_a_turned_photo_is_set_upright_when_it_is_reduced_and_transparent():
+    stored = Image.fromarray(np.ascontiguousarray(STORED[6](np.asarray(quarters(1600, 1200))))).convert("RGBA")
+    assert_looks_like(open_photo(encode(stored, "PNG", exif=exif(6))), quarters(800, 600))
+
+
+@pytest.mark.parametrize("tags", [exif(0), exif(9), exif(1)[:-9], b"Exif\0\0nonsense"])
+def test_broken_exif_leaves_the_picture_as_it_is(tags):
+    assert_looks_like(open_photo(encode(quarters(), "JPEG", exif=tags)), quarters())
+
+
+@pytest.mark.parametrize("mode, format", [("L", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("P", "PNG"), ("CMYK", "JPEG")])
+def test_every_colour_mode_becomes_rgb(mode, format):
+    image = quarters().convert(mode)
+    assert_looks_like(open_photo(encode(image, format)), image.convert("RGB"), tolerance=8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_turn_white(mode):
+    image = quarters().convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 32, 48))
+    picture = open_photo(encode(image.convert(mode), "PNG"))
+    assert picture.getpixel((5, 5)) == (255, 255, 255)
+    assert picture.getpixel((60, 40)) != (255, 255, 255)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_sixteen_bits_a_pixel_keep_their_shades(format):
+    ramp = np.linspace(0, 2**16 - 1, 64 * 48).reshape(48, 64)
+    picture = open_photo(encode(Image.fromarray(ramp.astype(np.uint16)), format))
+    assert np.abs(np.asarray(picture)[..., 0] - ramp / 257).max() <= 1
+
+
+def test_floating_point_shades_span_black_to_white():
+    ramp = np.linspace(-1, 3, 64 * 48, dtype=np.float32).reshape(48, 64)
+    picture = np.asarray(open_photo(encode(Image.fromarray(ramp), "TIFF")))
+    assert (picture.min(), picture.max()) == (0, 255)
+
+
+def test_of_an_animation_the_first_frame_counts():
+    frames = [quarters(), Image.new("RGB", (64, 48), "black")]
+    for format in ("GIF", "WEBP"):
+        content = encode(frames[0], format, save_all=True, append_images=frames[1:])
+        assert_looks_like(open_photo(content), quarters())
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(4000, 3000), (1500, 9000)])
+def test_a_large_photo_comes_back_smaller_but_large_enough(format, size):
+    picture = open_photo(encode(quarters(*size), format))
+    assert photos.SIDE <= min(picture.size) < 2 * photos.SIDE
+    assert_looks_like(picture, quarters(*size).resize(picture.size))
+
+
+def test_a_large_jpeg_is_never_decoded_at_full_size(monkeypatch):
+    content = encode(quarters(6000, 4000), "JPEG")
+    loaded = []
+    load = Image.Image.load
+    monkeypatch.setattr(Image.Image, "load", lambda image: (loaded.append(image.size), load(image))[1])
+    open_photo(content)
+    assert loaded and all(min(size) < 2 * photos.SIDE for size in loaded)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims to be that large and has almost nothing in it."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(10_000, 9_000), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(size):
+    with pytest.raises(PhotoError, match="more than 89 million pixels"):
+        open_photo(png_header(*size))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_truncated_file_is_refused(format):
+    content = encode(draw_bear(), format)
+    with pytest.raises(PhotoError):
+        open_photo(content[: len(content) // 2])
+
+
+NOT_PICTURES = {
+    "text": b"This is not a bear.\n" * 50,
+    "zip": b"PK\x03\x04" + bytes(200),
+    "pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n",
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><circle r="9"/></svg>',
+    "html": b"<!doctype html><title>404</title>",
+    "jpeg-signature-only": b"\xff\xd8\xff\xe0",
+    "zeros": bytes(1000),
+}
+
+
+@pytest.mark.parametrize("content", NOT_PICTURES.values(), ids=NOT_PICTURES)
+def test_what_is_not_a_picture_is_refused_and_the_formats_are_named(content):
+    with pytest.raises(PhotoError, match="not a picture I can read.*JPEG"):
+        open_photo(content)
+
+
+def test_postscript_never_reaches_ghostscript():
+    with pytest.raises(PhotoError, match="not a picture"):
+        open_photo(encode(quarters(), "EPS"))
+
+
+@pytest.mark.parametrize("content, sentence", [
+    (b"", "empty"),
+    (b"\xff\xd8" + bytes(photos.MAX_BYTES), "larger than 64 MB"),
+    (encode(quarters(8, 300), "PNG"), "only 8 × 300 pixels"),
+], ids=["empty", "large", "tiny"])  # fmt: skip
+def test_an_empty_a_huge_and_a_tiny_file_are_refused(content, sentence):
+    with pytest.raises(PhotoError, match=sentence):
+        open_photo(content)
+
+
+def test_a_path_that_cannot_be_read_is_named(tmp_path):
+    for path in (tmp_path / "missing.jpg", tmp_path):
+        with pytest.raises(PhotoError, match=f"{path} cannot be read"):
+            open_photo(path)
+
+
+def test_a_crash_inside_a_decoder_becomes_a_sentence(monkeypatch):
+    def crash(*args):
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    content = encode(quarters(), "PNG")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_read", crash)
+    with pytest.raises(PhotoError, match="damaged or incomplete"):
+        open_photo(content)
+
+
+def test_the_files_people_really_have(real_photos):
+    for path in sorted((real_photos / "originals").iterdir()):
+        picture = open_photo(path)
+        assert picture.mode == "RGB"
+        assert min(picture.size) >= min(photos.SIDE, *Image.open(path).size)
