@@ -1,0 +1,152 @@
+"""export.pkl and a photo in, an `Answer` out. On the CPU, with only what serving needs imported.
+
+>>> answer = Classifier.load("export.pkl").classify("photo.jpg")
+>>> answer.label, answer.probability
+('grizzly', 0.9987)
+"""
+
+import hashlib
+import io
+import os
+import platform
+import warnings
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import bears.torchvision_ops  # noqa: F401  before fastai
+
+# isort: split
+import torch
+import yaml
+from fastai.learner import Learner, load_learner
+from fastai.vision.core import PILImage
+from PIL import Image
+
+from bears.photos import open_photo
+
+CARD = "MODEL_CARD.md"  # stands beside export.pkl; its front matter states the checksum and the versions
+
+# What an export's pickle is made of: their classes are named in it and must be found again.
+VERSIONED = ("torch", "torchvision", "fastai", "fastcore", "fasttransform", "timm", "pillow")
+
+
+class ExportError(Exception):
+    """Why an export.pkl cannot be served, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the classifier makes of one photo."""
+
+    label: str  # the most probable one
+    probability: float  # its probability, 0 to 1
+    probabilities: dict[str, float]  # of every label of the vocabulary, in its order; they sum to 1
+
+
+class Classifier:
+    """A fastai image classifier, ready to answer."""
+
+    def __init__(self, learner: Learner):
+        """`learner` is what `load_learner` returns: a single-label vision learner on the CPU."""
+        self.vocab = [str(label) for label in learner.dls.vocab]
+        self._model = learner.model.eval()
+        self._activation = learner.loss_func.activation
+        self._transforms = learner.dls.valid
+        self._transforms.before_iter()  # the validation transforms: no augmentation
+
+    @classmethod
+    def load(cls, path: str | os.PathLike = "export.pkl", sha256: str | None = None) -> "Classifier":
+        """The classifier that training.ipynb wrote to `path`.
+
+        Unpickling runs whatever code the file holds, so its SHA-256 is compared first: with `sha256`, or else with the
+        one that the MODEL_CARD.md beside the file states. Raises `ExportError` when there is no such file, it is
+        incomplete or not the published one, or it was made by versions that cannot be read here.
+        """
+        path = Path(path)
+        content = _read_export(path)
+        card = {"sha256": sha256} if sha256 else _read_card(path)
+        _check_content(path, content, card)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="load_learner", category=UserWarning)  # just checked
+                return cls(load_learner(io.BytesIO(content)))
+        except Exception as error:  # unpickling fails in as many ways as there are classes in the file
+            raise ExportError(_why_unreadable(path, card.get("versions", {}))) from error
+
+    def classify(self, photo: bytes | memoryview | str | os.PathLike | Image.Image) -> Answer:
+        """Name what is on `photo`: the content of a file, its path, or a Pillow image.
+
+        Raises `bears.photos.PhotoError` when it is not a usable picture.
+        """
+        probabilities = dict(zip(self.vocab, self._probabilities(open_photo(photo)).tolist(), strict=True))
+        label = max(probabilities, key=probabilities.get)
+        return Answer(label, probabilities[label], probabilities)
+
+    @torch.inference_mode()
+    def _probabilities(self, picture: Image.Image) -> torch.Tensor:
+        """Shape (labels,). What `Learner.predict` does, without a DataLoader and a progress bar for one photo."""
+        transforms = self._transforms
+        item = transforms.after_item((PILImage.create(picture),))
+        (batch,) = transforms.after_batch(transforms.do_batch([item]))  # (1, 3, height, width)
+        logits = self._model(batch)
+        return self._activation(logits)[0]
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions that decide whether an export can be read, Python's minor version first."""
+    # torch 2.13.0+cpu and 2.13.0+cu130 read each other's files
+    versions = {name: metadata.version(name).split("+")[0] for name in VERSIONED}
+    return {"python": ".".join(platform.python_version_tuple()[:2])} | versions
+
+
+RESTORE = "Restore it (git checkout, or download it again), or run training.ipynb to make a new one."
+
+
+def _read_export(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ExportError(f"There is no {path}. {RESTORE}") from None
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}. {RESTORE}") from error
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise ExportError(f"{path} is a Git LFS pointer, not the classifier itself. Run: git lfs pull")
+    return content
+
+
+def _read_card(path: Path) -> dict:
+    """The front matter of the card beside the export at `path`: at least its `sha256`."""
+    card = path.with_name(CARD)
+    try:
+        front_matter = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])
+        return front_matter | {"sha256": str(front_matter["sha256"])}
+    except FileNotFoundError:
+        raise ExportError(
+            f"There is no {CARD} beside {path}, so nothing says that this is the file it should be. training.ipynb "
+            "writes both. For an export of other origin that you trust, use Classifier.load(path, sha256=...)."
+        ) from None
+    except (OSError, UnicodeDecodeError, IndexError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ExportError(f"{card} does not state the SHA-256 of {path}. Restore both files.") from error
+
+
+def _check_content(path: Path, content: bytes, card: dict) -> None:
+    if hashlib.sha256(content).hexdigest() == card["sha256"].lower():
+        return
+    size = card.get("bytes", 0)
+    if len(content) < size:
+        raise ExportError(f"{path} is incomplete: {len(content):,} of {size:,} bytes. {RESTORE}")
+    raise ExportError(
+        f"{path} is not the file that was published: its SHA-256 differs. It was not opened, because a changed file "
+        f"could run any code. {RESTORE}"
+    )
+
+
+def _why_unreadable(path: Path, made_by: dict[str, str]) -> str:
+    here = installed_versions()
+    differing = [
+        f"{name} {made_by[name]} (here {here[name]})" for name in here if made_by.get(name, here[name]) != here[name]
+    ]
+    if differing:
+        return f"{path} was made by other versions: {', '.join(differing)}. Install those, or run training.ipynb here."
+    return f"{path} is not a classifier that fastai can load here. Run training.ipynb to make a new one."
