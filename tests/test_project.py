@@ -1,0 +1,57 @@
+"""The files around the code agree with it and with each other."""
+
+import os
+import tomllib
+
+import nbformat
+import pytest
+import yaml
+from conftest import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SERVING = PROJECT["dependencies"]
+TRAINING = PROJECT["optional-dependencies"]["train"]
+
+
+def test_environment_yml_installs_what_pyproject_states():
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    option, *requirements = pip["pip"]
+    assert option == "--extra-index-url https://download.pytorch.org/whl/cpu"
+    assert sorted(requirements) == sorted(SERVING + TRAINING)
+    assert conda == ["python=" + PROJECT["requires-python"].removeprefix("==").removesuffix(".*"), "pip"]
+
+
+def test_binder_installs_the_same():
+    """A folder named binder/ makes Binder ignore the environment.yml at the top."""
+    assert (ROOT / "binder" / "environment.yml").read_bytes() == (ROOT / "environment.yml").read_bytes()
+    assert os.access(ROOT / "binder" / "postBuild", os.X_OK)
+
+
+def test_the_released_export_was_made_by_the_stated_versions():
+    made_by = yaml.safe_load((ROOT / "MODEL_CARD.md").read_text().split("---\n")[1])["versions"]
+    assert f"=={made_by.pop('python')}.*" == PROJECT["requires-python"]
+    assert {f"{name}=={version}" for name, version in made_by.items()} <= set(SERVING)
+
+
+@pytest.mark.parametrize("name", ["app.ipynb", "training.ipynb"])
+def test_notebooks_hold_no_trace_of_the_run_and_no_photo(name):
+    notebook = nbformat.read(ROOT / name, as_version=4)
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) <= {"kernelspec", "language_info", "title"}
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags"}
+        if cell.cell_type == "code":
+            assert cell.execution_count is None
+            for output in cell.outputs:
+                assert output.output_type != "error"
+                assert output.get("execution_count") is None
+                pictures = {kind for kind in output.get("data", {}) if kind.startswith("image/")}
+                assert pictures <= ({"image/png"} if cell.id == "confusion" else set())
+
+
+def test_the_readme_begins_with_the_two_commands():
+    """The second is what .ci/run runs."""
+    blocks = [block.split("```")[0] for block in (ROOT / "README.md").read_text().split("```sh\n")[1:]]
+    serve, test = (block.splitlines() for block in blocks[:2])
+    assert len(serve) == len(test) == 1
+    assert "voila app.ipynb" in serve[0] and "pytest" in test[0]
