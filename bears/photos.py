@@ -19,7 +19,7 @@ READABLE = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
 
 MAX_BYTES = 64 * 2**20  # voila.json lets larger uploads arrive, so that they are refused here with a sentence
 MIN_SIDE = 16  # pixels; below that there is nothing to see
-SIDE = 512  # pixels; twice what a 224-pixel classifier looks at
+SIDE = 512  # pixels; twice what a classifier of 224 pixels looks at, and the most that one should
 
 
 class PhotoError(Exception):
@@ -81,23 +81,20 @@ def _upright_rgb(image: Image.Image, side: int) -> Image.Image:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # the pixels are there, only the metadata is broken: show them as they are
         pass
-    if image.mode.startswith(("I", "F")):
-        image = _eight_bit(image)
-    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode.startswith("I;16"):  # Pillow's own `convert` would clip 16 and 32 bits to white
+        image = Image.fromarray(np.uint8(np.asarray(image) >> 8))
+    if image.mode not in ("I", "F"):
+        image = _converted(image, "RGBA" if image.has_transparency_data else "RGB")
     factor = min(image.size) // side
     if factor > 1:
-        image = image.reduce(factor)
+        image = image.reduce(factor)  # before the copies that are still to come
+    if image.mode in ("I", "F"):  # no format says where their black and white lie
+        levels = np.asarray(image, float) - image.getextrema()[0]
+        image = Image.fromarray(np.uint8(levels * (255 / max(levels.max(), 1e-9))))
     if image.mode == "RGBA":
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
-    return image
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return _converted(image, "RGB")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """A greyscale of 16 or 32 bits at 8 bits, which Pillow's own `convert` would clip to white."""
-    levels = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        low, high = 0, 2**16 - 1
-    else:  # no format says where its black and white lie
-        low, high = levels.min(), levels.max()
-    return Image.fromarray(np.uint8((levels - float(low)) * (255 / max(float(high) - float(low), 1e-9))))
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)

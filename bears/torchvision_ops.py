@@ -8,7 +8,7 @@ macOS, a GPU machine) this does nothing.
 Import this module before anything that imports torchvision; fastai does.
 """
 
-import torch
+from torch import library
 
 try:
     import torchvision  # noqa: F401
@@ -16,7 +16,7 @@ except RuntimeError as error:
     if "torchvision::nms" not in str(error):
         raise
     # torch forgets the declarations when this object goes away
-    _library = torch.library.Library("torchvision", "DEF")
+    _declared = library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
-        _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision  # noqa: F401
