@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import random
 import shutil
 import subprocess
@@ -202,7 +203,7 @@ class Malice:
         self.path = path
 
     def __reduce__(self):
-        return open, (str(self.path), "w")
+        return os.mkdir, (str(self.path),)
 
 
 def test_code_in_an_exchanged_export_never_runs(export, tmp_path):

@@ -70,8 +70,9 @@ def test_bytes_path_and_picture_give_the_same_pixels(tmp_path):
     path = tmp_path / "bear.jpg"
     path.write_bytes(content)
     expected = open_photo(content).tobytes()
-    for source in (bytearray(content), memoryview(content), path, str(path), Image.open(path)):
-        assert open_photo(source).tobytes() == expected
+    with Image.open(path) as picture:
+        for source in (bytearray(content), memoryview(content), path, str(path), picture):
+            assert open_photo(source).tobytes() == expected
 
 
 def test_a_picture_passed_in_is_left_as_it_was():
@@ -230,4 +231,5 @@ def test_the_files_people_really_have(real_photos):
     for path in sorted((real_photos / "originals").iterdir()):
         picture = open_photo(path)
         assert picture.mode == "RGB"
-        assert min(picture.size) >= min(photos.SIDE, *Image.open(path).size)
+        with Image.open(path) as original:
+            assert min(picture.size) >= min(photos.SIDE, *original.size)
