@@ -29,7 +29,7 @@ def serve(folder: Path, *options: str):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = folder / "voila.log" if folder != ROOT else Path(os.devnull)
+    log = folder / "voila.log"
     command = [sys.executable, "-m", "voila", "app.ipynb", "--no-browser", f"--port={port}", *options]
     with open(log, "w") as output, subprocess.Popen(command, cwd=folder, stdout=output, stderr=output) as server:
         try:
