@@ -28,7 +28,10 @@ from bears.photos import open_photo
 CARD = "MODEL_CARD.md"  # stands beside export.pkl; its front matter states the checksum and the versions
 
 # What an export's pickle is made of: their classes are named in it and must be found again.
-VERSIONED = ("torch", "torchvision", "fastai", "fastcore", "fasttransform", "timm", "pillow")
+VERSIONED = (
+    *("torch", "torchvision", "fastai", "fastcore", "fasttransform"),
+    *("plum-dispatch", "cloudpickle", "numpy", "timm", "pillow"),
+)
 
 
 class ExportError(Exception):
@@ -116,17 +119,21 @@ def _read_export(path: Path) -> bytes:
 
 
 def _read_card(path: Path) -> dict:
-    """The front matter of the card beside the export at `path`: at least its `sha256`."""
+    """What the card beside the export at `path` says of it: its `sha256`, size in `bytes`, and `versions`."""
     card = path.with_name(CARD)
     try:
         front_matter = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])
-        return front_matter | {"sha256": str(front_matter["sha256"])}
+        return {
+            "sha256": str(front_matter["sha256"]),
+            "bytes": int(front_matter.get("bytes", 0)),
+            "versions": dict(front_matter.get("versions", {})),
+        }
     except FileNotFoundError:
         raise ExportError(
             f"There is no {CARD} beside {path}, so nothing says that this is the file it should be. training.ipynb "
             "writes both. For an export of other origin that you trust, use Classifier.load(path, sha256=...)."
         ) from None
-    except (OSError, UnicodeDecodeError, IndexError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, IndexError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ExportError(f"{card} does not state the SHA-256 of {path}. Restore both files.") from error
 
 

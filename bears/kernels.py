@@ -1,6 +1,7 @@
 """When Voilà may end a kernel. Named in voila.json; nothing of ours imports it."""
 
-from jupyter_server._tz import utcnow
+from datetime import UTC, datetime
+
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 
@@ -17,10 +18,10 @@ class KernelManager(AsyncMappingKernelManager):
         kernel = self._kernels[kernel_id]
         if not getattr(kernel, "given_to_a_visitor", False):  # seen outside the pool for the first time
             kernel.given_to_a_visitor = True
-            kernel.last_activity = utcnow()
+            kernel.last_activity = datetime.now(UTC)
         await super().cull_kernel_if_idle(kernel_id)
 
     def notify_disconnect(self, kernel_id: str) -> None:
         super().notify_disconnect(kernel_id)
         if kernel_id in self._kernels:
-            self._kernels[kernel_id].last_activity = utcnow()
+            self._kernels[kernel_id].last_activity = datetime.now(UTC)

@@ -1,9 +1,7 @@
 """bears.kernels: a kernel is culled when its visitor has been gone for long enough, and not before."""
 
 import asyncio
-from datetime import timedelta
-
-from jupyter_server._tz import utcnow
+from datetime import UTC, datetime, timedelta
 
 from bears.kernels import KernelManager
 
@@ -15,7 +13,7 @@ def test_a_kernel_outlives_a_long_silence_but_not_a_long_absence():
         kernel = manager.get_kernel(kernel_id)
 
         async def check_after_an_hour_without_a_message() -> bool:
-            kernel.last_activity = utcnow() - timedelta(hours=1)
+            kernel.last_activity = datetime.now(UTC) - timedelta(hours=1)
             await manager.cull_kernel_if_idle(kernel_id)
             return kernel_id in manager
 
@@ -23,7 +21,7 @@ def test_a_kernel_outlives_a_long_silence_but_not_a_long_absence():
             assert await check_after_an_hour_without_a_message(), "preheated, given to a visitor just now"
             manager.notify_connect(kernel_id)
             assert await check_after_an_hour_without_a_message(), "the page is open"
-            kernel.last_activity = utcnow() - timedelta(hours=1)
+            kernel.last_activity = datetime.now(UTC) - timedelta(hours=1)
             manager.notify_disconnect(kernel_id)
             await manager.cull_kernel_if_idle(kernel_id)
             assert kernel_id in manager, "the connection dropped a moment ago"
@@ -40,7 +38,7 @@ def test_a_visitor_who_never_connects_leaves_no_kernel():
         kernel_id = await manager.start_kernel(kernel_name="python3")
         try:
             for _ in range(2):  # the first check starts the clock
-                manager.get_kernel(kernel_id).last_activity = utcnow() - timedelta(hours=1)
+                manager.get_kernel(kernel_id).last_activity = datetime.now(UTC) - timedelta(hours=1)
                 await manager.cull_kernel_if_idle(kernel_id)
             assert kernel_id not in manager
         finally:

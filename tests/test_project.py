@@ -8,6 +8,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from bears.classifier import VERSIONED
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SERVING = PROJECT["dependencies"]
 TRAINING = PROJECT["optional-dependencies"]["train"]
@@ -30,6 +32,7 @@ def test_binder_installs_the_same():
 def test_the_released_export_was_made_by_the_stated_versions():
     made_by = yaml.safe_load((ROOT / "MODEL_CARD.md").read_text().split("---\n")[1])["versions"]
     assert f"=={made_by.pop('python')}.*" == PROJECT["requires-python"]
+    assert set(made_by) == set(VERSIONED)
     assert {f"{name}=={version}" for name, version in made_by.items()} <= set(SERVING)
 
 

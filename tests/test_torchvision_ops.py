@@ -1,0 +1,31 @@
+"""bears.torchvision_ops: helps where torchvision's operators are missing, and does nothing elsewhere."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# What stands in for torchvision, and what importing it through bears.torchvision_ops then prints.
+LOADS = ("", "imported, nothing declared")
+LACKS_ITS_OPERATORS = (
+    "import torch\ntorch.library.register_fake('torchvision::nms')(lambda *arguments: None)\n",
+    "imported, operators declared",
+)
+IS_BROKEN_OTHERWISE = ("raise RuntimeError('compiled with different CUDA versions')\n", "different CUDA versions")
+
+
+@pytest.mark.parametrize("torchvision, outcome", [LOADS, LACKS_ITS_OPERATORS, IS_BROKEN_OTHERWISE])
+def test_importing_torchvision(tmp_path, torchvision, outcome):
+    (tmp_path / "torchvision.py").write_text(torchvision)
+    script = (
+        "import bears.torchvision_ops as ops, torchvision\n"
+        "print('imported,', 'operators declared' if hasattr(ops, '_declared') else 'nothing declared')"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert outcome in run.stdout + run.stderr
+    assert (run.returncode == 0) == outcome.startswith("imported")
