@@ -10,7 +10,7 @@ from conftest import ROOT
 # What stands in for torchvision, and what importing it through bears.torchvision_ops then prints.
 LOADS = ("", "imported, nothing declared")
 LACKS_ITS_OPERATORS = (
-    "import torch\ntorch.library.register_fake('torchvision::nms')(lambda *arguments: None)\n",
+    "from torch import library\nlibrary.register_fake('torchvision::nms')(lambda *arguments: None)\n",
     "imported, operators declared",
 )
 IS_BROKEN_OTHERWISE = ("raise RuntimeError('compiled with different CUDA versions')\n", "different CUDA versions")
