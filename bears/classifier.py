@@ -55,6 +55,7 @@ class Classifier:
         self.vocab = [str(label) for label in learner.dls.vocab]
         self._model = learner.model.eval()
         self._activation = learner.loss_func.activation
+        self._temperature = getattr(learner.model, "temperature", torch.tensor(1.0))  # exports of other origin: none
         self._transforms = learner.dls.valid
         self._transforms.before_iter()  # the validation transforms: no augmentation
 
@@ -93,7 +94,7 @@ class Classifier:
         item = transforms.after_item((PILImage.create(picture),))
         (batch,) = transforms.after_batch(transforms.do_batch([item]))  # (1, 3, height, width)
         logits = self._model(batch)
-        return self._activation(logits)[0]
+        return self._activation(logits / self._temperature)[0]
 
 
 def installed_versions() -> dict[str, str]:

@@ -51,10 +51,12 @@ def draw_bear(size: int = 480, fur: str = "#8a5a2b") -> Image.Image:
 
 
 def draw_shape(shape: str, seed: int, size: int = 96) -> Image.Image:
-    """A "circle", "square" or "triangle" of random size, place and colours."""
+    """A "circle", "square" or "triangle" of random size, place and colour on a blotchy ground."""
     rng = random.Random(f"{shape} {seed}")
-    dark, light = ([rng.randrange(low, low + 100) for _ in range(3)] for low in (0, 155))
-    image = Image.new("RGB", (size, size), tuple(light))
+    dark = [rng.randrange(100) for _ in range(3)]
+    image = Image.new("RGB", (5, 5))
+    image.putdata([tuple(rng.randrange(130, 256) for _ in range(3)) for _ in range(25)])  # so that no two look alike
+    image = image.resize((size, size), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     radius = rng.uniform(0.2, 0.35) * size
     x, y = (rng.uniform(radius, size - radius) for _ in range(2))

@@ -14,6 +14,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SERVING = PROJECT["dependencies"]
 TRAINING = PROJECT["optional-dependencies"]["train"]
 
+PLOTS = {"lr-find", "confusion", "reliability"}  # cells whose pictures show no photo
+
 
 def test_environment_yml_installs_what_pyproject_states():
     *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
@@ -49,7 +51,8 @@ def test_notebooks_hold_no_trace_of_the_run_and_no_photo(name):
                 assert output.output_type != "error"
                 assert output.get("execution_count") is None
                 pictures = {kind for kind in output.get("data", {}) if kind.startswith("image/")}
-                assert pictures <= ({"image/png"} if cell.id == "confusion" else set())
+                assert pictures <= ({"image/png"} if cell.id in PLOTS else set())
+                assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
 
 
 def test_the_readme_begins_with_the_two_commands():

@@ -1,0 +1,372 @@
+"""Search words in, licensed photos in label folders out, with a manifest of where each came from.
+
+The sources need no key and state a licence for each photo. Each is asked at the pace it asks for, and one photo is
+fetched at a time. What they answer is hostile until it has been through `bears.photos`.
+"""
+
+import csv
+import errno
+import hashlib
+import html
+import io
+import itertools
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from fastprogress.fastprogress import progress_bar
+from PIL import Image
+from requests_ratelimiter import LimiterAdapter
+from urllib3 import Retry
+
+from bears.dataset import TrainingError
+from bears.photos import FORMATS, MAX_BYTES, PhotoError, open_photo
+
+OPENVERSE = "https://api.openverse.org/v1/images/"  # https://api.openverse.org
+COMMONS = "https://commons.wikimedia.org/w/api.php"  # https://www.mediawiki.org/wiki/API:Imageinfo
+MANIFEST = "manifest.csv"
+COLUMNS = "file label sha256 source page author licence licence_url bytes width height url".split()
+
+TIMEOUT = (10, 30)  # seconds: to connect, and between two pieces of an answer
+PATIENCE = 60  # seconds for one photo, however steadily it drips
+LONGEST_WAIT = 120  # seconds; a Retry-After beyond that (a day's quota is used up) ends the run instead
+PER_SECOND = 1  # requests to one host
+OPENVERSE_PER_MINUTE = 20  # what it allows to those without a key
+
+
+@dataclass(frozen=True)
+class Found:
+    """A photo that a source offers."""
+
+    urls: tuple[str, ...]  # the first that answers is taken
+    page: str  # where a person can look at it
+    author: str
+    licence: str  # an SPDX-like short name: "by-sa 4.0"
+    licence_url: str
+
+
+def gather(
+    folder: str | os.PathLike,
+    labels: dict[str, str | int],  # label: search words, or for iNaturalist the number of the taxon
+    contact: str,  # an e-mail address or a web page, for the User-Agent
+    per_label: int = 200,
+    sources: tuple[str, ...] = ("openverse", "commons"),
+) -> list[tuple[str, str]]:
+    """Fetch photos into `folder`/label until there are `per_label` of each; (URL, why) of those that were of no use.
+
+    Every label is asked of every source, for the same number, or the classifier would learn to tell the sources apart.
+    A folder that has photos but no manifest is somebody's own and left alone. A run that was interrupted goes on where
+    it stopped. Raises `TrainingError` when it cannot.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).exists() and any(folder.glob("[!.]*/[!.]*")):
+        return []
+    _check_arguments(labels, contact, sources)
+    manifest = _read_manifest(folder)
+    have = Counter((row["label"], row["source"]) for row in manifest)
+    known = {row["url"] for row in manifest} | {row["page"] for row in manifest} - {""}
+    digests = {row["sha256"] for row in manifest}
+    session, skipped = _session(contact), []
+    quota = -(-per_label // len(sources))
+    for (label, words), source in itertools.product(labels.items(), sources):
+        if (missing := quota - have[label, source]) <= 0:
+            continue
+        offers = _new(SOURCES[source](session, words, contact), known)
+        rows = _fetched(session, offers, folder / label, digests, skipped)
+        for row in progress_bar(itertools.islice(rows, missing), total=missing, leave=False):
+            _append(folder, {"label": label, "source": source} | row)
+            have[label, source] += 1
+    if empty := [label for label in labels if not any(have[label, source] for source in sources)]:
+        words = ", ".join(f"{labels[label]!r} ({label})" for label in empty)
+        raise TrainingError(f"Nothing was found for {words} in {', '.join(sources)}. Try other search words.")
+    return skipped
+
+
+def _check_arguments(labels, contact, sources) -> None:
+    if unknown := [source for source in sources if source not in SOURCES]:
+        raise TrainingError(f"There is no source {', '.join(unknown)}. There are {', '.join(SOURCES)}.")
+    if not contact.strip():
+        raise TrainingError(
+            "Set `contact` to an e-mail address or a web page of yours: the sources ask for one, to write to "
+            "before they block. Or put photos of your own into the folder."
+        )
+    for label, words in labels.items():
+        if not label.strip() or label.startswith(".") or set(label) & set('/\\:*?"<>|\0'):
+            raise TrainingError(f"The label {label!r} cannot be the name of a folder. Leave out slashes and the like.")
+        for source in sources:
+            if isinstance(words, int) != (source == "inaturalist"):
+                raise TrainingError(
+                    f"{source} cannot look for {words!r} ({label}): iNaturalist wants the number of a taxon, as in "
+                    "inaturalist.org/taxa/41638, the others want words. Choose sources that have every label."
+                )
+
+
+def _user_agent(contact: str) -> str:
+    return f"bears/0.1 ({contact}) requests/{requests.__version__}"
+
+
+def _session(contact: str) -> requests.Session:
+    """One that waits between requests to a host, tries again, and does as Retry-After says."""
+    retry = Retry(
+        total=3,
+        backoff_factor=1,
+        status_forcelist=(429, 500, 502, 503, 504),
+        raise_on_status=False,
+        retry_after_max=LONGEST_WAIT,
+    )
+    session = requests.Session()
+    session.headers["User-Agent"] = _user_agent(contact)
+    for prefix in ("https://", "http://"):
+        session.mount(prefix, LimiterAdapter(per_second=PER_SECOND, per_host=True, max_retries=retry))
+    # its searches; its thumbnails are at /v1/images/ID/thumb/
+    session.mount(f"{OPENVERSE}?", LimiterAdapter(per_minute=OPENVERSE_PER_MINUTE, max_retries=retry))
+    return session
+
+
+def _new(offers: Iterator[Found], known: set[str]) -> Iterator[Found]:
+    """Those that are not there yet."""
+    for offer in offers:
+        if known.isdisjoint({*offer.urls, offer.page}):
+            known |= {*offer.urls}
+            yield offer
+
+
+# The sources
+
+
+def _ask(session: requests.Session, url: str, parameters: dict) -> dict:
+    host = url.split("/")[2]
+    try:
+        response = session.get(url, params=parameters, timeout=TIMEOUT)
+    except requests.RequestException as error:
+        raise TrainingError(
+            f"{host} cannot be reached ({type(error).__name__}). Is there internet? Run this again to go on, or put "
+            "photos of your own into the folder."
+        ) from error
+    if response.status_code == 429:
+        raise TrainingError(f"{host} asks to come back later: its limit is used up. Run this again then; it goes on.")
+    try:
+        response.raise_for_status()
+        answer = response.json()
+        if not isinstance(answer, dict):
+            raise ValueError("not an object")
+        return answer
+    except (requests.RequestException, ValueError) as error:
+        raise TrainingError(f"{host} answered {response.status_code} and nothing that can be used.") from error
+
+
+def openverse(session: requests.Session, words: str, contact: str) -> Iterator[Found]:
+    """https://api.openverse.org/v1/#tag/images"""
+    for page in range(1, 13):  # anonymous visitors get 12 pages of 20
+        query = {"q": f'"{words}"', "license": "by,by-sa,cc0,pdm", "page_size": 20, "page": page}
+        results = _ask(session, OPENVERSE, query).get("results") or []
+        for result in results:
+            yield Found(
+                urls=tuple(filter(None, (result.get("thumbnail"), result.get("url")))),
+                page=result.get("foreign_landing_url") or "",
+                author=result.get("creator") or "",
+                licence=f"{result.get('license')} {result.get('license_version') or ''}".strip(),
+                licence_url=result.get("license_url") or "",
+            )
+        if len(results) < 20:
+            return
+
+
+def commons(session: requests.Session, words: str, contact: str) -> Iterator[Found]:
+    """https://commons.wikimedia.org/wiki/Commons:API"""
+    query = {
+        "action": "query",
+        "format": "json",
+        "formatversion": 2,
+        "generator": "search",
+        "gsrsearch": f'filetype:bitmap "{words}"',
+        "gsrnamespace": 6,
+        "gsrlimit": 50,
+        "prop": "imageinfo",
+        "iiprop": "url|size|mime|extmetadata",
+        "iiurlwidth": 500,
+    }
+    further = {}
+    for _ in range(40):
+        answer = _ask(session, COMMONS, query | further)
+        for page in answer.get("query", {}).get("pages", []):
+            for info in page.get("imageinfo", []):
+                stated = {key: entry.get("value", "") for key, entry in (info.get("extmetadata") or {}).items()}
+                if not stated.get("LicenseShortName"):
+                    continue
+                yield Found(
+                    urls=tuple(filter(None, (info.get("thumburl"), info.get("url")))),
+                    page=info.get("descriptionurl", ""),
+                    author=stated.get("Artist", ""),
+                    licence=stated["LicenseShortName"],
+                    licence_url=stated.get("LicenseUrl", ""),
+                )
+        further = answer.get("continue")
+        if not further:
+            return
+
+
+def inaturalist(session: requests.Session, taxon: int, contact: str) -> Iterator[Found]:
+    """https://api.inaturalist.org/v1/docs, through pyinaturalist, which paces itself"""
+    from pyinaturalist import ClientSession, get_observations
+    from pyrate_limiter import MemoryListBucket
+
+    paced = ClientSession(
+        burst=1,
+        bucket_class=MemoryListBucket,
+        ratelimit_path=None,
+        expire_after=0,
+        user_agent=_user_agent(contact),
+    )
+    licences = {"cc0", "cc-by", "cc-by-sa"}
+    for page in itertools.count(1):
+        try:
+            results = get_observations(
+                taxon_id=taxon,
+                quality_grade="research",
+                photos=True,
+                photo_license=sorted(map(str.upper, licences)),
+                per_page=200,
+                page=page,
+                session=paced,
+            )["results"]
+        except (requests.RequestException, ValueError, KeyError) as error:
+            raise TrainingError(
+                f"iNaturalist cannot be asked ({type(error).__name__}). Run this again to go on."
+            ) from error
+        for observation in results:
+            for photo in observation.get("photos", []):
+                if photo.get("license_code") in licences:  # the filter above is satisfied by one photo of several
+                    code = photo["license_code"]
+                    yield Found(
+                        urls=(photo["url"].replace("/square.", "/medium."),),
+                        page=observation.get("uri", ""),
+                        author=photo.get("attribution", ""),
+                        licence=code,
+                        licence_url="https://creativecommons.org/"
+                        + ("publicdomain/zero/1.0/" if code == "cc0" else f"licenses/{code.removeprefix('cc-')}/4.0/"),
+                    )
+        if len(results) < 200:
+            return
+
+
+def ddgs(session: requests.Session, words: str, contact: str) -> Iterator[Found]:
+    """An image search, for private study: it states no licence, so nothing made from it should be published."""
+    try:
+        from ddgs import DDGS
+    except ImportError:
+        raise TrainingError("The source ddgs needs a package that is not installed. Run: pip install ddgs") from None
+    for result in DDGS().images(words, max_results=500):
+        yield Found((result["image"],), result.get("url", ""), "", "unknown", "")
+
+
+SOURCES = {"openverse": openverse, "commons": commons, "inaturalist": inaturalist, "ddgs": ddgs}
+
+
+# The photos
+
+
+def _fetched(session, offers: Iterator[Found], folder: Path, digests: set[str], skipped: list) -> Iterator[dict]:
+    """What the manifest says of each photo, once it is in `folder`; the others are added to `skipped`."""
+    for offer in offers:
+        try:
+            yield _fetch(session, offer, folder, digests)
+        except (requests.RequestException, PhotoError) as error:
+            skipped.append((offer.urls[0] if offer.urls else offer.page, str(error)))
+
+
+def _fetch(session, offer: Found, folder: Path, digests: set[str]) -> dict:
+    content, url = _first_photo(session, offer)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest in digests:
+        raise PhotoError("the same file is there already")
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        file = folder / f"{digest[:16]}.{image.format.lower()}"
+        width, height = image.size
+    _write(file, content)
+    digests.add(digest)
+    stated = {key: _plain(getattr(offer, key)) for key in ("page", "author", "licence", "licence_url")}
+    measured = {"sha256": digest, "bytes": len(content), "width": width, "height": height}
+    return {"file": f"{folder.name}/{file.name}", "url": url} | stated | measured
+
+
+def _first_photo(session, offer: Found) -> tuple[bytes, str]:
+    """The content of the first of its addresses that has a photo, and the address."""
+    failure = PhotoError("the source gives no address")
+    for url in offer.urls:
+        try:
+            content = _download(session, url)
+            open_photo(content)
+            return content, url
+        except (requests.RequestException, PhotoError) as error:
+            failure = error
+    raise failure
+
+
+def _download(session: requests.Session, url: str) -> bytes:
+    if not url.startswith(("https://", "http://")):
+        raise PhotoError(f"not an address of the web: {url[:80]}")
+    deadline, content = time.monotonic() + PATIENCE, bytearray()
+    with session.get(url, timeout=TIMEOUT, stream=True) as response:
+        response.raise_for_status()
+        for piece in response.iter_content(2**16):
+            content += piece
+            if len(content) > MAX_BYTES:
+                raise PhotoError(f"larger than {MAX_BYTES // 2**20} MB")
+            if time.monotonic() > deadline:
+                raise PhotoError(f"not complete after {PATIENCE} seconds")
+    return bytes(content)
+
+
+def _plain(text: str) -> str:
+    """Commons states authors as HTML, and anybody can be called anything: one line of plain text."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", str(text))).split())[:300]
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise _cannot_write(file, error) from error
+
+
+def _cannot_write(file: Path, error: OSError) -> TrainingError:
+    what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+    return TrainingError(f"{file} cannot be written: {what}. What was fetched before is kept; run this again to go on.")
+
+
+def _read_manifest(folder: Path) -> list[dict]:
+    """The rows whose photos are still there."""
+    try:
+        with open(folder / MANIFEST, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+            if rows and set(rows[0]) != set(COLUMNS):
+                raise TrainingError(f"{folder / MANIFEST} was not written by this version. Move it away to start anew.")
+    except FileNotFoundError:
+        return []
+    return [row for row in rows if (folder / row["file"]).exists()]
+
+
+def _append(folder: Path, row: dict) -> None:
+    manifest = folder / MANIFEST
+    try:
+        new = not manifest.exists()
+        with open(manifest, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+    except OSError as error:
+        raise _cannot_write(manifest, error) from error

@@ -1,0 +1,68 @@
+"""bears.cleaning: no mark is ever lost."""
+
+import pytest
+import torch
+from conftest import draw_folder
+from fastai.vision.all import CategoryBlock, ColReader, ColSplitter, DataBlock, ImageBlock, Resize, error_rate, resnet18
+from fastai.vision.all import vision_learner as make
+
+from bears.cleaning import KEEP, Cleaner
+from bears.dataset import DELETE, check_photos, read_decisions, split
+from bears.training import DecodedOnce
+
+
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory):
+    folder = draw_folder(tmp_path_factory.mktemp("drawings"), 14)
+    photos = split(check_photos(folder)[0].assign(group=lambda photos: photos.sha256), 42)
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        get_x=DecodedOnce(photos.file, 64),
+        get_y=ColReader("label"),
+        splitter=ColSplitter("split", on="valid"),
+        item_tfms=Resize(32),
+    )
+    torch.manual_seed(0)
+    return make(
+        block.dataloaders(photos[photos.split != "test"], bs=8, num_workers=0),
+        resnet18,
+        pretrained=False,
+        metrics=error_rate,
+    )
+
+
+def marks(cleaner) -> list:
+    return [card.children[1] for card in cleaner.carousel.children]
+
+
+def test_marks_are_there_again_after_label_and_split_were_switched(learner, tmp_path):
+    cleaner = Cleaner(learner, tmp_path / "cleaning.csv")
+    assert len(marks(cleaner)) > 5 and {mark.value for mark in marks(cleaner)} == {KEEP}
+    marks(cleaner)[2].value = DELETE
+    cleaner.reason.value = "has corners"
+    marks(cleaner)[4].value = "square"
+    cleaner.label.value = "triangle"
+    marks(cleaner)[0].value = "circle"
+    cleaner.split.value = "valid"
+    cleaner.label.value, cleaner.split.value = "circle", "train"
+    assert [mark.value for mark in marks(cleaner)][:5] == [KEEP, KEEP, DELETE, KEEP, "square"]
+    decisions = read_decisions(tmp_path / "cleaning.csv").values()
+    assert sorted((row["from"], row["to"], row["reason"]) for row in decisions) == [
+        ("circle", DELETE, "by eye"),
+        ("circle", "square", "has corners"),
+        ("triangle", "circle", "has corners"),
+    ]
+
+    another = Cleaner(learner, tmp_path / "cleaning.csv")
+    assert [mark.value for mark in marks(another)][:5] == [KEEP, KEEP, DELETE, KEEP, "square"]
+    marks(another)[2].value = KEEP
+    assert len(read_decisions(tmp_path / "cleaning.csv")) == 2
+
+
+def test_the_hardest_photos_come_first_and_those_of_the_test_never(learner, tmp_path):
+    cleaner = Cleaner(learner, tmp_path / "cleaning.csv", max_n=4)
+    assert len(marks(cleaner)) == 4
+    assert set(cleaner.photos.split) == {"train", "valid"}
+    assert len(cleaner.photos) == len(learner.dls.train_ds) + len(learner.dls.valid_ds)
+    losses = cleaner.photos[(cleaner.photos.label == "circle") & (cleaner.photos.split == "train")].loss
+    assert losses.nunique() > 3 and losses.max() > losses.min()

@@ -1,0 +1,240 @@
+"""bears.dataset: odd photos are listed, decisions kept, and no look-alikes on both sides of a split."""
+
+import hashlib
+import shutil
+
+import pytest
+from conftest import draw_folder, draw_shape, encode
+from PIL import Image
+
+from bears.dataset import (
+    DELETE,
+    TrainingError,
+    apply_decisions,
+    check_photos,
+    counts,
+    decide,
+    photo_files,
+    read_decisions,
+    split,
+)
+
+
+def sha256(file) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def why(remarks, name: str) -> str:
+    """The remark on the one file of that name."""
+    (text,) = remarks.why[[file.name == name for file in remarks.file]]
+    return text
+
+
+# Check
+
+
+def test_photos_are_found_whatever_else_lies_there(tmp_path):
+    draw_folder(tmp_path, 12)
+    (tmp_path / "circle" / ".DS_Store").write_bytes(b"not for us")
+    (tmp_path / "manifest.csv").write_text("not in a label's folder")
+    photos, remarks = check_photos(tmp_path)
+    assert photos.label.value_counts().to_dict() == {"circle": 12, "square": 12, "triangle": 12}
+    assert len(photo_files(tmp_path)) == 36 and remarks.empty
+
+
+@pytest.mark.parametrize("label", ["brown bear", "Braunbär", "日本", "a'b\"c", "100%"])
+def test_a_label_may_be_any_name_of_a_folder(tmp_path, label):
+    draw_folder(tmp_path, 12, shapes=["circle", "square"])
+    (tmp_path / "circle").rename(tmp_path / label)
+    assert set(check_photos(tmp_path)[0].label) == {label, "square"}
+
+
+def test_what_is_left_out_is_listed_with_the_reason_and_nothing_is_deleted(tmp_path):
+    draw_folder(tmp_path, 14)
+    (tmp_path / "circle" / "notes.txt").write_text("all mine")
+    (tmp_path / "square" / "3.png").write_bytes(b"")
+    draw_shape("circle", 99, size=40).save(tmp_path / "circle" / "tiny.png")
+    (tmp_path / "circle" / "page.jpg").write_text("<html>moved</html>")
+    shutil.copy(tmp_path / "triangle" / "1.png", tmp_path / "triangle" / "copy.png")
+    (tmp_path / "square" / "inside").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    photos, remarks = check_photos(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "not a picture" in why(remarks, "notes.txt") and "not a picture" in why(remarks, "page.jpg")
+    assert "empty" in why(remarks, "3.png")
+    assert "40 × 40" in why(remarks, "tiny.png")
+    assert "second copy" in why(remarks, "copy.png")
+    assert "folder inside" in why(remarks, "inside")
+    assert remarks.left_out.all() and len(remarks) == 6
+    assert set(photos.file).isdisjoint(remarks.file) and len(photos) == 41
+
+
+def test_the_same_file_with_two_labels_is_no_example_of_either(tmp_path):
+    draw_folder(tmp_path, 14)
+    shutil.copy(tmp_path / "circle" / "1.png", tmp_path / "square" / "round.png")
+    photos, remarks = check_photos(tmp_path)
+    assert "another label" in why(remarks, "round.png")
+    assert sorted(remarks.file) == [tmp_path / "circle" / "1.png", tmp_path / "square" / "round.png"]
+    assert len(photos) == 41
+
+
+def test_photos_that_lie_on_their_side_are_named(tmp_path):
+    draw_folder(tmp_path, 12)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "circle" / "turned.jpg").write_bytes(encode(draw_shape("circle", 99), "JPEG", exif=exif))
+    photos, remarks = check_photos(tmp_path)
+    assert "EXIF orientation 6" in why(remarks, "turned.jpg") and not remarks.left_out.any()
+    assert len(photos) == 37
+
+
+def test_no_photos(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(TrainingError, match=rf"There are no photos in {folder}\. Put them in one folder for each"):
+            check_photos(folder)
+
+
+def test_one_label(tmp_path):
+    draw_folder(tmp_path, 12, shapes=["circle"])
+    with pytest.raises(TrainingError, match="the label 'circle'.*at least two labels"):
+        check_photos(tmp_path)
+
+
+def test_one_photo_of_a_label_and_why_there_are_so_few(tmp_path):
+    draw_folder(tmp_path, 12)
+    for file in sorted((tmp_path / "square").iterdir())[1:]:
+        file.write_bytes(b"")
+    with pytest.raises(TrainingError, match="(?s)square: 1.*at least 10.*Left out were 11 files.*empty"):
+        check_photos(tmp_path)
+
+
+# Near-duplicates and the split
+
+
+def blotches() -> Image.Image:
+    """A picture with structure everywhere, so that two of them never look alike."""
+    small = Image.effect_noise((5, 5), 120)
+    return small.resize((160, 160), Image.Resampling.BICUBIC).convert("RGB")
+
+
+@pytest.fixture
+def look_alikes(tmp_path):
+    """40 pictures of each of two labels; of ten of them a smaller, a mirrored and a brighter copy."""
+    for label in ("one", "two"):
+        (tmp_path / label).mkdir()
+        for number in range(40):
+            picture = blotches()
+            picture.save(tmp_path / label / f"{number}.png")
+            if number < 10:
+                picture.resize((100, 100)).save(tmp_path / label / f"{number}-small.jpg", quality=80)
+                picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / label / f"{number}-mirrored.png")
+                picture.point(lambda level: min(255, int(level * 1.15))).save(tmp_path / label / f"{number}-bright.png")
+    return check_photos(tmp_path)[0]
+
+
+def test_look_alikes_are_one_group_and_others_are_not(look_alikes):
+    sizes = look_alikes.groupby("group").size()
+    assert (sizes == 4).sum() >= 18, "a picture and its three copies, for 20 pictures"
+    assert len(sizes) >= 70, "80 pictures"
+
+
+def test_no_group_is_on_both_sides_of_a_split(look_alikes):
+    for seed in range(10):
+        photos = split(look_alikes, seed)
+        assert photos.groupby("group").split.nunique().max() == 1
+
+
+def test_the_split_is_the_same_again_and_another_with_another_seed(look_alikes):
+    shuffled = look_alikes.sample(frac=1, random_state=1)
+    again = split(shuffled, 42).sort_index()
+    assert split(look_alikes, 42).split.tolist() == again.split.tolist()
+    assert split(look_alikes, 43).split.tolist() != again.split.tolist()
+
+
+def test_photos_that_are_left_out_later_move_no_other_one(look_alikes):
+    whole = split(look_alikes, 42).set_index("file").split
+    part = split(look_alikes.drop(index=range(0, len(look_alikes), 7)), 42).set_index("file").split
+    assert (whole[part.index] == part).all()
+
+
+def test_every_label_is_in_every_part_even_of_few_photos(tmp_path):
+    draw_folder(tmp_path, 10, shapes=["circle", "square", "triangle"])
+    photos, _ = check_photos(tmp_path)
+    photos["group"] = photos.sha256  # drawings as simple as these look alike
+    for seed in range(20):
+        table = counts(split(photos, seed))
+        assert (table > 0).all(axis=None)
+        assert (table["train"] + table["valid"] + table["test"] == table["all"]).all()
+
+
+def test_the_shares_are_about_as_stated(tmp_path):
+    draw_folder(tmp_path, 150, shapes=["circle", "square"])
+    photos, _ = check_photos(tmp_path)
+    photos["group"] = photos.sha256
+    shares = split(photos, 42).split.value_counts(normalize=True)
+    assert 0.6 < shares["train"] < 0.8 and 0.1 < shares["valid"] < 0.2 and 0.1 < shares["test"] < 0.2
+
+
+def test_photos_that_are_all_alike_cannot_be_split(tmp_path):
+    draw_folder(tmp_path, 12, shapes=["circle", "square"])
+    photos, _ = check_photos(tmp_path)
+    photos["group"] = photos.label
+    with pytest.raises(TrainingError, match="photos of circle are all alike"):
+        split(photos, 42)
+
+
+# Decisions
+
+
+def test_decisions_are_applied_and_listed_and_applied_again_the_same(tmp_path):
+    folder, cleaning = draw_folder(tmp_path / "photos", 14), tmp_path / "cleaning.csv"
+    wrong, no_example = folder / "circle" / "1.png", folder / "square" / "2.png"
+    decide(cleaning, sha256(wrong), "circle", "triangle", "three corners")
+    decide(cleaning, sha256(no_example), "square", DELETE, "blurred")
+    photos, remarks = check_photos(folder, cleaning)
+    assert photos.set_index("file").label[wrong] == "triangle" and no_example not in set(photos.file)
+    assert why(remarks, "1.png") == "cleaning: triangle, three corners"
+    assert why(remarks, "2.png") == "cleaning: left out, blurred"
+    assert wrong.exists() and no_example.exists()
+
+    for file in (wrong, no_example):  # another name, the same photo
+        file.rename(file.with_name(f"9{file.name}"))
+    again, _ = check_photos(folder, cleaning)
+    assert sorted(zip(again.sha256, again.label, strict=True)) == sorted(zip(photos.sha256, photos.label, strict=True))
+
+
+def test_the_file_of_decisions_does_not_depend_on_their_order(tmp_path):
+    decisions = [
+        ("a" * 64, "one", "two", "x"),
+        ("b" * 64, "one", DELETE, 'with a comma, a "quote"'),
+        ("c" * 64, "two", "one", ""),
+    ]
+    for name, order in ("first", decisions), ("second", decisions[::-1]):
+        for decision in order:
+            decide(tmp_path / name, *decision)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    assert read_decisions(tmp_path / "first")["b" * 64]["reason"] == 'with a comma, a "quote"'
+
+
+def test_the_last_decision_counts_and_can_be_taken_back(tmp_path):
+    cleaning = tmp_path / "cleaning.csv"
+    decide(cleaning, "a" * 64, "one", DELETE)
+    decide(cleaning, "a" * 64, "one", "two")
+    assert read_decisions(cleaning)["a" * 64]["to"] == "two"
+    decide(cleaning, "a" * 64, "one", None)
+    assert read_decisions(cleaning) == {}
+
+
+def test_decisions_on_other_photos_do_nothing(tmp_path):
+    draw_folder(tmp_path / "photos", 12)
+    photos, _ = check_photos(tmp_path / "photos")
+    decide(tmp_path / "cleaning.csv", "0" * 64, "circle", DELETE)
+    kept, changed = apply_decisions(photos, tmp_path / "cleaning.csv")
+    assert kept.equals(photos) and changed.empty
+
+
+def test_a_file_that_is_no_file_of_decisions(tmp_path):
+    draw_folder(tmp_path / "photos", 12)
+    (tmp_path / "cleaning.csv").write_text("file;label\n")
+    with pytest.raises(TrainingError, match="does not begin with the line sha256,from,to,reason"):
+        check_photos(tmp_path / "photos", tmp_path / "cleaning.csv")

@@ -1,0 +1,154 @@
+"""bears.export: what was trained opens without this package, answers the same, and says what it is."""
+
+import hashlib
+
+import pytest
+import torch
+import yaml
+from conftest import assert_portable, draw_folder, draw_shape
+from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.mixup import MixUp
+from fastai.callback.training import BnFreeze
+from fastai.learner import load_learner
+from fastai.vision.all import (
+    CategoryBlock,
+    ColReader,
+    ColSplitter,
+    DataBlock,
+    ImageBlock,
+    Resize,
+    error_rate,
+    resnet18,
+    vision_learner,
+)
+from torch import nn
+
+from bears.classifier import Classifier
+from bears.dataset import check_photos, decide, photo_files, split
+from bears.evaluation import evaluate
+from bears.export import _folded, export
+from bears.photos import open_photo
+from bears.training import DecodedOnce, pretrained
+
+pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A learner as training.ipynb makes it, and its data set; untrained, which is enough here."""
+    folder = draw_folder(tmp_path_factory.mktemp("drawings"), 12)
+    photos = split(check_photos(folder)[0].assign(group=lambda photos: photos.sha256), 42)
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        get_x=DecodedOnce(photos.file, 96),
+        get_y=ColReader("label"),
+        splitter=ColSplitter("split", on="valid"),
+        item_tfms=Resize(64, "squish"),
+    )
+    dls = block.dataloaders(photos, bs=8, num_workers=0)
+    arch = "tf_efficientnet_lite0"
+    cbs = [ChannelsLast(), BnFreeze(), MixUp()]
+    learner = vision_learner(dls, arch, metrics=error_rate, lin_ftrs=[], cbs=cbs, **pretrained(arch))
+    return learner, photos
+
+
+def test_an_export_leaves_behind_what_a_notebook_defined(tmp_path):
+    draw_folder(tmp_path / "drawings", 10)
+    bears = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        get_items=photo_files,
+        get_x=lambda path: open_photo(path),
+        get_y=lambda path: path.parent.name.upper(),
+        item_tfms=Resize(32),
+    )
+    dls = bears.dataloaders(tmp_path / "drawings", path=tmp_path, bs=8, num_workers=0)
+    learner = vision_learner(dls, resnet18, pretrained=False, metrics=error_rate)
+
+    export(learner, tmp_path / "new" / "shapes.pkl")
+
+    assert_portable(tmp_path / "new" / "shapes.pkl")
+    classifier = Classifier.load(tmp_path / "new" / "shapes.pkl")
+    assert classifier.vocab == ["CIRCLE", "SQUARE", "TRIANGLE"]
+    learner.model.eval()
+    with learner.no_bar(), learner.no_logging():
+        for photo in photo_files(tmp_path / "drawings")[::10]:
+            expected = learner.predict(photo)[2].tolist()
+            assert list(classifier.classify(photo).probabilities.values()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_export_holds_neither_the_photos_nor_what_only_training_needs(trained, tmp_path):
+    learner, photos = trained
+    export(learner, tmp_path / "export.pkl")
+    assert_portable(tmp_path / "export.pkl")
+    assert (tmp_path / "export.pkl").stat().st_size < 20 * 2**20
+    released = load_learner(tmp_path / "export.pkl")
+    assert {"MixUp", "BnFreeze", "ChannelsLast"}.isdisjoint(type(callback).__name__ for callback in released.cbs)
+
+
+def test_batch_norms_are_folded_away_and_the_answers_stay(trained, tmp_path):
+    learner, photos = trained
+    export(learner, tmp_path / "export.pkl")
+    released = load_learner(tmp_path / "export.pkl").model
+    assert not [module for module in released.modules() if isinstance(module, nn.BatchNorm2d)]
+    classifier = Classifier.load(tmp_path / "export.pkl")
+    with learner.no_bar(), learner.no_logging():
+        expected, _ = learner.get_preds(dl=learner.dls.test_dl(photos))
+    for file, probabilities in zip(photos.file, expected.tolist(), strict=True):
+        answer = list(classifier.classify(file).probabilities.values())
+        assert answer == pytest.approx(probabilities, abs=1e-3)
+
+
+def test_a_model_whose_order_misleads_is_left_as_it_was():
+    """The batch norm stands behind the convolution, but comes before it."""
+
+    class Twisted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.bn.running_mean += 5
+
+        def forward(self, x):
+            return self.conv(self.bn(x))
+
+    model = Twisted().eval()
+    assert _folded(model, (8, 8)) is model
+
+
+def test_the_temperature_travels_as_a_tensor_and_softens_the_answer(trained, tmp_path):
+    learner, photos = trained
+    sure, soft = tmp_path / "sure" / "export.pkl", tmp_path / "soft" / "export.pkl"
+    export(learner, sure)
+    export(learner, soft, temperature=2.5)
+    assert load_learner(soft).model.temperature.item() == 2.5
+    picture = draw_shape("circle", 1)
+    one, other = (Classifier.load(path).classify(picture) for path in (sure, soft))
+    expected = torch.softmax(torch.tensor(list(one.probabilities.values())).log() / 2.5, 0)
+    assert list(other.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-5)
+    assert one.label == other.label
+
+
+def test_the_card_states_what_was_measured(trained, tmp_path):
+    learner, photos = trained
+    decide(tmp_path / "cleaning.csv", "0" * 64, "circle", "square", "")
+    logits = torch.eye(3)[torch.tensor([0, 0, 1, 2])]
+    scores = evaluate(logits, torch.tensor([0, 1, 1, 2]), list(learner.dls.vocab))
+    export(
+        learner,
+        tmp_path / "export.pkl",
+        temperature=1.5,
+        photos=photos,
+        scores=scores,
+        uncalibrated=scores,
+        files=(tmp_path / "cleaning.csv", tmp_path / "manifest.csv"),
+        recipe="One epoch.",
+        minutes=3.2,
+    )
+    _, front_matter, text = (tmp_path / "MODEL_CARD.md").read_text().split("---\n", 2)
+    front_matter = yaml.safe_load(front_matter)
+    assert front_matter["labels"] == ["circle", "square", "triangle"]
+    assert front_matter["sha256"] == hashlib.sha256((tmp_path / "export.pkl").read_bytes()).hexdigest()
+    (result,) = front_matter["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
+    assert "25.00% error" in text and "| all |" in text and "One epoch. It took 3 minutes" in text
+    assert hashlib.sha256((tmp_path / "cleaning.csv").read_bytes()).hexdigest() in text
+    assert "manifest.csv" not in text, "there is none"
