@@ -7,7 +7,7 @@ import ipywidgets as widgets
 import pandas as pd
 from fastai.learner import Learner
 
-from bears.dataset import DELETE, decide, read_decisions
+from bears.dataset import DELETE, TrainingError, decide, read_decisions
 from bears.photos import open_photo
 
 KEEP = "<Keep>"
@@ -33,7 +33,8 @@ class Cleaner(widgets.VBox):
         self.carousel = widgets.HBox(layout={"overflow": "auto", "width": "100%"})
         for control in (self.label, self.split):
             control.observe(self._show, "value")
-        super().__init__([widgets.HBox([self.label, self.split, self.reason]), self.carousel])
+        self.status = widgets.Label()
+        super().__init__([widgets.HBox([self.label, self.split, self.reason]), self.carousel, self.status])
         self._show()
 
     def _show(self, change=None) -> None:
@@ -52,7 +53,12 @@ class Cleaner(widgets.VBox):
 
         def write(change):
             to = None if change.new == KEEP else change.new
-            decide(self.cleaning, photo.sha256, photo.file.parent.name, to, self.reason.value.strip() or "by eye")
+            reason = self.reason.value.strip() or "by eye"
+            try:
+                decide(self.cleaning, photo.sha256, photo.file.parent.name, to, reason)
+                self.status.value = f"{len(read_decisions(self.cleaning))} decisions in {self.cleaning}"
+            except (OSError, TrainingError) as error:  # an error in a callback would go unseen
+                self.status.value = f"NOT written: {error}"
 
         mark.observe(write, "value")
         thumbnail = widgets.Image(value=picture._repr_png_(), format="png", layout={"height": "128px", "width": "auto"})

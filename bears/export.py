@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bears.classifier import CARD, installed_versions
-from bears.dataset import counts
+from bears.dataset import TrainingError, counts
 from bears.evaluation import Scores
 
 
@@ -62,9 +62,23 @@ def export(
     card = _card(
         path.name, content.getvalue(), learner, size, photos, scores, uncalibrated, files, recipe, minutes, temperature
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.getvalue())
-    path.with_name(CARD).write_text(card, encoding="utf-8")
+    _replace({path: content.getvalue(), path.with_name(CARD): card.encode()})
+
+
+def _replace(contents: dict[Path, bytes]) -> None:
+    """Write all of the files, or none: an export and its card belong together."""
+    parts = {path: path.with_name(f".{path.name}.part") for path in contents}
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            parts[path].write_bytes(content)
+    except OSError as error:
+        for part in parts.values():
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+        raise TrainingError(f"{path} cannot be written: {error.strerror}. The one before, if any, is kept.") from error
+    for path, part in parts.items():
+        part.replace(path)
 
 
 def _strip(released: Learner) -> None:
@@ -212,7 +226,8 @@ def _card(file, content, learner, size, photos, scores, uncalibrated, files, rec
 DATA = """
 
 Near-duplicates are in one part only. Validation photos decided on the recipe and the temperature; test photos were
-looked at once, at the end. All came from one place, so the test says nothing of photos from elsewhere."""
+looked at once, at the end. What a person left out or relabelled is so in every part, the test too: on photos as they
+are found, expect more errors. All came from one place, so the test says nothing of photos from elsewhere."""
 
 
 def _results(scores: Scores, uncalibrated: Scores | None, temperature: float) -> str:

@@ -66,3 +66,9 @@ def test_the_hardest_photos_come_first_and_those_of_the_test_never(learner, tmp_
     assert len(cleaner.photos) == len(learner.dls.train_ds) + len(learner.dls.valid_ds)
     losses = cleaner.photos[(cleaner.photos.label == "circle") & (cleaner.photos.split == "train")].loss
     assert losses.nunique() > 3 and losses.max() > losses.min()
+
+
+def test_a_mark_that_cannot_be_written_is_not_lost_in_silence(learner, tmp_path):
+    cleaner = Cleaner(learner, tmp_path / "missing" / "cleaning.csv")
+    marks(cleaner)[0].value = DELETE
+    assert cleaner.status.value.startswith("NOT written: ")

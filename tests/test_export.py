@@ -1,6 +1,8 @@
 """bears.export: what was trained opens without this package, answers the same, and says what it is."""
 
+import errno
 import hashlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from fastai.vision.all import (
 from torch import nn
 
 from bears.classifier import Classifier
-from bears.dataset import check_photos, decide, photo_files, split
+from bears.dataset import TrainingError, check_photos, decide, photo_files, split
 from bears.evaluation import evaluate
 from bears.export import _folded, export
 from bears.photos import open_photo
@@ -152,3 +154,20 @@ def test_the_card_states_what_was_measured(trained, tmp_path):
     assert "25.00% error" in text and "| all |" in text and "One epoch. It took 3 minutes" in text
     assert hashlib.sha256((tmp_path / "cleaning.csv").read_bytes()).hexdigest() in text
     assert "manifest.csv" not in text, "there is none"
+
+
+def test_a_full_disk_leaves_the_export_of_before(trained, tmp_path, monkeypatch):
+    learner, photos = trained
+    export(learner, tmp_path / "export.pkl")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    write_bytes = Path.write_bytes
+
+    def full(file, content):
+        if "CARD" in file.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(file, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(TrainingError, match="cannot be written: No space left on device"):
+        export(learner, tmp_path / "export.pkl", temperature=2.0)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
