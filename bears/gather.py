@@ -61,13 +61,15 @@ def gather(
     """Fetch photos into `folder`/label until there are `per_label` of each; (URL, why) of those that were of no use.
 
     Every label is asked of every source, for the same number, or the classifier would learn to tell the sources apart.
-    A folder that has photos but no manifest is somebody's own and left alone. A run that was interrupted goes on where
-    it stopped. Raises `TrainingError` when it cannot.
+    A folder that has photos but no manifest is somebody's own and left alone, and without `contact` so is every folder
+    that has photos. A run that was interrupted goes on where it stopped. Raises `TrainingError` when it cannot.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).exists() and any(folder.glob("[!.]*/[!.]*")):
+    ours = (folder / MANIFEST).exists()
+    if any(folder.glob("[!.]*/[!.]*")) and not (ours and contact.strip()):
         return []
     _check_arguments(labels, contact, sources)
+    _start_manifest(folder)
     manifest = _read_manifest(folder)
     have = Counter((row["label"], row["source"]) for row in manifest)
     known = {row["url"] for row in manifest} | {row["page"] for row in manifest} - {""}
@@ -347,26 +349,30 @@ def _cannot_write(file: Path, error: OSError) -> TrainingError:
     return TrainingError(f"{file} cannot be written: {what}. What was fetched before is kept; run this again to go on.")
 
 
+def _start_manifest(folder: Path) -> None:
+    """Before the first photo, so that an interrupted run is known as one."""
+    manifest = folder / MANIFEST
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not manifest.exists():
+            manifest.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _cannot_write(manifest, error) from error
+
+
 def _read_manifest(folder: Path) -> list[dict]:
     """The rows whose photos are still there."""
-    try:
-        with open(folder / MANIFEST, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-            if rows and set(rows[0]) != set(COLUMNS):
-                raise TrainingError(f"{folder / MANIFEST} was not written by this version. Move it away to start anew.")
-    except FileNotFoundError:
-        return []
-    return [row for row in rows if (folder / row["file"]).exists()]
+    with open(folder / MANIFEST, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != COLUMNS:
+            raise TrainingError(f"{folder / MANIFEST} was not written by this version. Move it away to start anew.")
+        return [row for row in reader if (folder / row["file"]).exists()]
 
 
 def _append(folder: Path, row: dict) -> None:
     manifest = folder / MANIFEST
     try:
-        new = not manifest.exists()
         with open(manifest, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
     except OSError as error:
         raise _cannot_write(manifest, error) from error

@@ -76,6 +76,24 @@ def draw_folder(folder: Path, count: int, shapes=("circle", "square", "triangle"
     return folder
 
 
+def draw_loaders(folder: Path, count: int, size: int):
+    """DataLoaders as training.ipynb makes them, of `count` drawings of each shape, and the data set."""
+    from fastai.vision.all import CategoryBlock, ColReader, ColSplitter, DataBlock, ImageBlock, Resize
+
+    from bears.dataset import check_photos, split
+    from bears.training import DecodedOnce
+
+    photos = split(check_photos(draw_folder(folder, count))[0].assign(group=lambda photos: photos.sha256), 42)
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        get_x=DecodedOnce(photos.file, 96),
+        get_y=ColReader("label"),
+        splitter=ColSplitter("split", on="valid"),
+        item_tfms=Resize(size, "squish"),
+    )
+    return block.dataloaders(photos[photos.split != "test"], bs=8, num_workers=0), photos
+
+
 def pickled_names(export: Path) -> tuple[set[str], list[str]]:
     """The modules that an export.pkl imports when it is loaded, and all strings in it; nothing is unpickled."""
     with zipfile.ZipFile(export) as archive:

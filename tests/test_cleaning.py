@@ -2,33 +2,18 @@
 
 import pytest
 import torch
-from conftest import draw_folder
-from fastai.vision.all import CategoryBlock, ColReader, ColSplitter, DataBlock, ImageBlock, Resize, error_rate, resnet18
-from fastai.vision.all import vision_learner as make
+from conftest import draw_loaders
+from fastai.vision.all import error_rate, resnet18, vision_learner
 
 from bears.cleaning import KEEP, Cleaner
-from bears.dataset import DELETE, check_photos, read_decisions, split
-from bears.training import DecodedOnce
+from bears.dataset import DELETE, read_decisions
 
 
 @pytest.fixture(scope="module")
 def learner(tmp_path_factory):
-    folder = draw_folder(tmp_path_factory.mktemp("drawings"), 14)
-    photos = split(check_photos(folder)[0].assign(group=lambda photos: photos.sha256), 42)
-    block = DataBlock(
-        blocks=(ImageBlock, CategoryBlock),
-        get_x=DecodedOnce(photos.file, 64),
-        get_y=ColReader("label"),
-        splitter=ColSplitter("split", on="valid"),
-        item_tfms=Resize(32),
-    )
+    dls, _ = draw_loaders(tmp_path_factory.mktemp("drawings"), 14, 32)
     torch.manual_seed(0)
-    return make(
-        block.dataloaders(photos[photos.split != "test"], bs=8, num_workers=0),
-        resnet18,
-        pretrained=False,
-        metrics=error_rate,
-    )
+    return vision_learner(dls, resnet18, pretrained=False, metrics=error_rate)
 
 
 def marks(cleaner) -> list:

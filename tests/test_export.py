@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import assert_portable, draw_folder, draw_shape
+from conftest import assert_portable, draw_folder, draw_loaders, draw_shape
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.mixup import MixUp
 from fastai.callback.training import BnFreeze
 from fastai.learner import load_learner
 from fastai.vision.all import (
     CategoryBlock,
-    ColReader,
-    ColSplitter,
     DataBlock,
     ImageBlock,
     Resize,
@@ -26,11 +24,11 @@ from fastai.vision.all import (
 from torch import nn
 
 from bears.classifier import Classifier
-from bears.dataset import TrainingError, check_photos, decide, photo_files, split
+from bears.dataset import TrainingError, decide, photo_files
 from bears.evaluation import evaluate
 from bears.export import _folded, export
 from bears.photos import open_photo
-from bears.training import DecodedOnce, pretrained
+from bears.training import pretrained
 
 pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")
 
@@ -38,16 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A learner as training.ipynb makes it, and its data set; untrained, which is enough here."""
-    folder = draw_folder(tmp_path_factory.mktemp("drawings"), 12)
-    photos = split(check_photos(folder)[0].assign(group=lambda photos: photos.sha256), 42)
-    block = DataBlock(
-        blocks=(ImageBlock, CategoryBlock),
-        get_x=DecodedOnce(photos.file, 96),
-        get_y=ColReader("label"),
-        splitter=ColSplitter("split", on="valid"),
-        item_tfms=Resize(64, "squish"),
-    )
-    dls = block.dataloaders(photos, bs=8, num_workers=0)
+    dls, photos = draw_loaders(tmp_path_factory.mktemp("drawings"), 12, 64)
     arch = "tf_efficientnet_lite0"
     cbs = [ChannelsLast(), BnFreeze(), MixUp()]
     learner = vision_learner(dls, arch, metrics=error_rate, lin_ftrs=[], cbs=cbs, **pretrained(arch))

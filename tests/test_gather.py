@@ -154,6 +154,33 @@ def test_photos_of_ones_own_are_left_alone(server, tmp_path):
     assert not server.requests and not (tmp_path / "manifest.csv").exists()
 
 
+def test_gathered_photos_are_left_alone_where_nobody_says_who_asks(server, tmp_path):
+    server.openverse(result(server.photo("photo")))
+    gather_circles(tmp_path, per_label=1)
+    asked = len(server.requests)
+    assert gather(tmp_path, {"circle": "a circle"}, contact="", per_label=9) == []
+    assert len(server.requests) == asked
+
+
+def test_a_run_that_was_stopped_between_photo_and_manifest_goes_on(server, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    server.openverse(*(result(server.photo(f"photo{number}")) for number in range(2)))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_append", stop)
+        gather_circles(tmp_path, per_label=2)
+    gather_circles(tmp_path, per_label=2)
+    assert len(manifest(tmp_path)) == 2 == len(list((tmp_path / "circle").iterdir()))
+
+
+def test_a_manifest_of_other_origin_is_not_written_to(server, tmp_path):
+    (tmp_path / "manifest.csv").write_text("name,url\n")
+    with pytest.raises(TrainingError, match="not written by this version"):
+        gather_circles(tmp_path)
+    assert (tmp_path / "manifest.csv").read_text() == "name,url\n"
+
+
 def test_without_a_thumbnail_the_photo_itself_is_taken(server, tmp_path):
     server.answers["/thumbnail"] = (424, {}, b"")
     server.openverse(result(server.photo("photo"), thumbnail=f"{server.url}/thumbnail"))

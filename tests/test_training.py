@@ -11,14 +11,14 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import ROOT, draw_folder, draw_shape
+from conftest import ROOT, draw_folder, draw_loaders, draw_shape
 from fastai.callback.fp16 import MixedPrecision
-from fastai.vision.all import CategoryBlock, ColReader, ColSplitter, DataBlock, ImageBlock, Resize, vision_learner
+from fastai.vision.all import vision_learner
 from papermill.exceptions import PapermillExecutionError
 from sklearn.datasets import load_sample_image
 
 from bears.classifier import Classifier
-from bears.dataset import DELETE, TrainingError, check_photos, decide, photo_files, split
+from bears.dataset import DELETE, TrainingError, decide, photo_files
 from bears.photos import open_photo
 from bears.training import DecodedOnce, callbacks, pretrained
 
@@ -116,16 +116,8 @@ print(torch.nn.Conv2d(3, 64, 3)(torch.rand(8, 3, 128, 128)).double().sum().item(
 
 
 def test_training_keeps_the_statistics_of_the_pretrained_network(tmp_path):
-    photos = split(check_photos(draw_folder(tmp_path, 10))[0].assign(group=lambda photos: photos.sha256), 42)
-    block = DataBlock(
-        blocks=(ImageBlock, CategoryBlock),
-        get_x=DecodedOnce(photos.file, 64),
-        get_y=ColReader("label"),
-        splitter=ColSplitter("split", on="valid"),
-        item_tfms=Resize(32),
-    )
+    dls, _ = draw_loaders(tmp_path, 10, 32)
     arch = "tf_efficientnet_lite0"
-    dls = block.dataloaders(photos, bs=8, num_workers=0)
     learner = vision_learner(dls, arch, lin_ftrs=[], first_bn=False, cbs=callbacks(), **pretrained(arch))
     before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
     with learner.no_bar(), learner.no_logging():
