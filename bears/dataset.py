@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from bears.photos import PhotoError, open_photo
+from bears.photos import FORMATS, PhotoError, open_photo
 
 MIN_PHOTOS = 10  # of each label; with fewer, the parts set aside say nothing
 MIN_SIDE = 64  # pixels; below that a photo teaches little
@@ -112,7 +112,7 @@ def _bits(picture: Image.Image) -> int:
 
 
 def _orientation(content: bytes) -> int:
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         try:
             return image.getexif().get(0x0112, 1)
         except Exception:  # broken metadata; the pixels were fine

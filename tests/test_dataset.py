@@ -100,6 +100,13 @@ def test_one_label(tmp_path):
         check_photos(tmp_path)
 
 
+def test_no_usable_photo(tmp_path):
+    (tmp_path / "circle").mkdir()
+    (tmp_path / "circle" / "1.jpg").write_bytes(b"")
+    with pytest.raises(TrainingError, match="(?s)No photo in .* can be used.*1.jpg: This file is empty"):
+        check_photos(tmp_path)
+
+
 def test_one_photo_of_a_label_and_why_there_are_so_few(tmp_path):
     draw_folder(tmp_path, 12)
     for file in sorted((tmp_path / "square").iterdir())[1:]:
