@@ -79,7 +79,7 @@ def gather(
     for (label, words), source in itertools.product(labels.items(), sources):
         if (missing := quota - have[label, source]) <= 0:
             continue
-        offers = _new(SOURCES[source](session, words, contact), known)
+        offers = _new(SOURCES[source](session, words, contact), known, source)
         rows = _fetched(session, offers, folder / label, digests, skipped)
         for row in progress_bar(itertools.islice(rows, missing), total=missing, leave=False):
             _append(folder, {"label": label, "source": source} | row)
@@ -93,7 +93,7 @@ def gather(
 def _check_arguments(labels, contact, sources) -> None:
     if unknown := [source for source in sources if source not in SOURCES]:
         raise TrainingError(f"There is no source {', '.join(unknown)}. There are {', '.join(SOURCES)}.")
-    if not contact.strip():
+    if not contact.strip() or not contact.isascii() or not contact.isprintable():  # it goes into a header
         raise TrainingError(
             "Set `contact` to an e-mail address or a web page of yours: the sources ask for one, to write to "
             "before they block. Or put photos of your own into the folder."
@@ -131,12 +131,15 @@ def _session(contact: str) -> requests.Session:
     return session
 
 
-def _new(offers: Iterator[Found], known: set[str]) -> Iterator[Found]:
+def _new(offers: Iterator[Found], known: set[str], source: str) -> Iterator[Found]:
     """Those that are not there yet."""
-    for offer in offers:
-        if known.isdisjoint({*offer.urls, offer.page}):
-            known |= {*offer.urls}
-            yield offer
+    try:
+        for offer in offers:
+            if known.isdisjoint({*offer.urls, offer.page}):
+                known |= {*offer.urls}
+                yield offer
+    except (AttributeError, KeyError, TypeError) as error:
+        raise TrainingError(f"{source} answered in another shape than it documents ({error}).") from error
 
 
 # The sources
@@ -264,7 +267,11 @@ def ddgs(session: requests.Session, words: str, contact: str) -> Iterator[Found]
         from ddgs import DDGS
     except ImportError:
         raise TrainingError("The source ddgs needs a package that is not installed. Run: pip install ddgs") from None
-    for result in DDGS().images(words, max_results=500):
+    try:
+        results = DDGS().images(words, max_results=500)
+    except Exception as error:  # of its own kinds, differing by version
+        raise TrainingError(f"ddgs found nothing ({type(error).__name__}). Run this again to go on.") from error
+    for result in results:
         yield Found((result["image"],), result.get("url", ""), "", "unknown", "")
 
 
@@ -312,8 +319,8 @@ def _first_photo(session, offer: Found) -> tuple[bytes, str]:
 
 
 def _download(session: requests.Session, url: str) -> bytes:
-    if not url.startswith(("https://", "http://")):
-        raise PhotoError(f"not an address of the web: {url[:80]}")
+    if not str(url).startswith(("https://", "http://")):
+        raise PhotoError(f"not an address of the web: {str(url)[:80]}")
     deadline, content = time.monotonic() + PATIENCE, bytearray()
     with session.get(url, timeout=TIMEOUT, stream=True) as response:
         response.raise_for_status()

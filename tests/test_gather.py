@@ -6,8 +6,10 @@ The services are played by a local server that answers in their documented shape
 import csv
 import errno
 import json
+import sys
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -264,6 +266,29 @@ def test_a_service_that_answers_nonsense(server, tmp_path, body):
         gather_circles(tmp_path)
 
 
+@pytest.mark.parametrize("results", [[None], ["text"], [{"url": ["a", "list"]}], {"url": "no list"}])
+def test_a_service_that_answers_in_another_shape(server, tmp_path, results):
+    server.answers["/v1/images/"] = as_json({"results": results})
+    with pytest.raises(TrainingError, match="openverse answered in another shape"):
+        gather_circles(tmp_path)
+
+
+def test_an_address_that_is_no_text(server, tmp_path):
+    server.openverse({"url": 7}, result(server.photo("photo")))
+    ((_, why),) = gather_circles(tmp_path, per_label=1)
+    assert "not an address of the web" in why
+
+
+def test_an_image_search_that_fails(tmp_path, monkeypatch):
+    class DDGS:
+        def images(self, words, max_results):
+            raise RuntimeError("blocked")
+
+    monkeypatch.setitem(sys.modules, "ddgs", types.SimpleNamespace(DDGS=DDGS))
+    with pytest.raises(TrainingError, match="ddgs found nothing"):
+        gather(tmp_path, {"circle": "a circle"}, CONTACT, sources=("ddgs",))
+
+
 def test_no_internet(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "OPENVERSE", "http://127.0.0.1:9/v1/images/")
     monkeypatch.setattr(module.Retry, "sleep", lambda *_: None)
@@ -346,13 +371,14 @@ def test_inaturalist_licences_are_those_of_the_photo(server, tmp_path, monkeypat
         ({"..": "words"}, {}, "cannot be the name of a folder"),
         ({"": "words"}, {}, "cannot be the name of a folder"),
         ({"circle": "words"}, {"contact": " "}, "Set `contact`"),
+        ({"circle": "words"}, {"contact": "日本"}, "Set `contact`"),
         ({"circle": "words"}, {"sources": ("bing",)}, "There is no source bing"),
         ({"circle": "words"}, {"sources": ("inaturalist",)}, "the number of a taxon"),
         ({"circle": "words"}, {"sources": ("ddgs",)}, "pip install ddgs"),
     ],
 )
 def test_arguments_that_cannot_work(server, tmp_path, monkeypatch, labels, options, sentence):
-    monkeypatch.setitem(__import__("sys").modules, "ddgs", None)
+    monkeypatch.setitem(sys.modules, "ddgs", None)
     with pytest.raises(TrainingError, match=sentence):
         gather(tmp_path, labels, **{"contact": CONTACT} | options)
     assert not server.requests
