@@ -1,8 +1,8 @@
 """export.pkl and a photo in, an `Answer` out. On the CPU, with only what serving needs imported.
 
 >>> answer = Classifier.load("export.pkl").classify("photo.jpg")
->>> answer.label, answer.probability
-('grizzly', 0.9987)
+>>> answer.label, answer.probability, answer.recognised
+('grizzly', 0.9987, True)
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from fastai.learner import Learner, load_learner
 from fastai.vision.core import PILImage
 from PIL import Image
 
+from bears.novelty import Reference, forward
 from bears.photos import open_photo
 
 CARD = "MODEL_CARD.md"  # stands beside export.pkl; its front matter states the checksum and the versions
@@ -45,6 +46,8 @@ class Answer:
     label: str  # the most probable one
     probability: float  # its probability, 0 to 1
     probabilities: dict[str, float]  # of every label of the vocabulary, in its order; they sum to 1
+    novelty: float | None = None  # how far the photo lies from all it was taught, see `bears.novelty`; None: unknown
+    recognised: bool | None = None  # False: it is too far, above 1, for the rest to be trusted; None: unknown
 
 
 class Classifier:
@@ -56,6 +59,7 @@ class Classifier:
         self._model = learner.model.eval()
         self._activation = learner.loss_func.activation
         self._temperature = getattr(learner.model, "temperature", torch.tensor(1.0))  # exports of other origin: none
+        self.reference = Reference.of(learner.model)  # None: novelty is unknown
         self._transforms = learner.dls.valid
         self._transforms.before_iter()  # the validation transforms: no augmentation
 
@@ -83,18 +87,28 @@ class Classifier:
 
         Raises `bears.photos.PhotoError` when it is not a usable picture.
         """
-        probabilities = dict(zip(self.vocab, self._probabilities(open_photo(photo)).tolist(), strict=True))
+        values, novelty = self._infer(open_photo(photo))
+        probabilities = dict(zip(self.vocab, values.tolist(), strict=True))
         label = max(probabilities, key=probabilities.get)
-        return Answer(label, probabilities[label], probabilities)
+        recognised = None if novelty is None else novelty <= 1
+        return Answer(label, probabilities[label], probabilities, novelty, recognised)
 
     @torch.inference_mode()
-    def _probabilities(self, picture: Image.Image) -> torch.Tensor:
-        """Shape (labels,). What `Learner.predict` does, without a DataLoader and a progress bar for one photo."""
+    def _infer(self, picture: Image.Image) -> tuple[torch.Tensor, float | None]:
+        """Probabilities, shape (labels,), and novelty, from one forward pass.
+
+        What `Learner.predict` does, without a DataLoader and a progress bar for one photo.
+        """
         transforms = self._transforms
         item = transforms.after_item((PILImage.create(picture),))
         (batch,) = transforms.after_batch(transforms.do_batch([item]))  # (1, 3, height, width)
-        logits = self._model(batch)
-        return self._activation(logits / self._temperature)[0]
+        batch = batch.as_subclass(torch.Tensor)  # fastai's own class makes every operation slower
+        if self.reference is None:
+            logits, novelty = self._model(batch), None
+        else:
+            features, logits = forward(self._model, batch)
+            novelty = self.reference.novelty(features).item()
+        return self._activation(logits / self._temperature)[0], novelty
 
 
 def installed_versions() -> dict[str, str]:

@@ -26,6 +26,7 @@ NEAR = 10  # of 64 bits of the perceptual hash; from 12 on, photos that only res
 HELD_OUT = {"test": 0.15, "valid": 0.15}  # shares of the photos
 DELETE = "<Delete>"  # as fastai's ImageClassifierCleaner says it
 DECISION = "sha256 from to reason".split()
+LOOKED_AT = "file label sha256 phash mirrored why left_out".split()
 
 
 class TrainingError(Exception):
@@ -56,11 +57,8 @@ def check_photos(
             f"There are no photos in {folder}. Put them in one folder for each label: "
             f"{Path(folder, 'LABEL', 'PHOTO.jpg')}."
         )
-    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        photos = pd.DataFrame(pool.map(_look_at, files))
-    remarks = [photos.loc[photos.why != "", ["file", "why", "left_out"]]]
-    remarks += [_folders_inside(folder)]
-    photos = photos[~photos.left_out].drop(columns=["why", "left_out"])
+    photos, odd = _look_at_all(files)
+    remarks = [odd, _folders_inside(folder)]
 
     labels = photos.groupby("sha256").label.transform("nunique")
     contradicting = _why(photos[labels > 1], "the same file is there with another label")
@@ -77,17 +75,25 @@ def check_photos(
     return photos.drop(columns=["phash", "mirrored"]).reset_index(drop=True), remarks
 
 
+def check_strangers(folder: str | os.PathLike) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Photos that show none of the labels, with the names of their folders in `folder` as their `label`, and remarks.
+
+    Every photo is opened once, as in `check_photos`; there may be none.
+    """
+    return _look_at_all(photo_files(folder))
+
+
+def _look_at_all(files: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The files that are photos, and remarks on others."""
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
+        looked_at = pd.DataFrame(pool.map(_look_at, files), columns=LOOKED_AT)
+    remarks = looked_at.loc[looked_at.why != "", ["file", "why", "left_out"]]
+    return looked_at[~looked_at.left_out.astype(bool)].drop(columns=["why", "left_out"]), remarks
+
+
 def _look_at(file: Path) -> dict:
     content = b""
-    seen = {
-        "file": file,
-        "label": file.parent.name,
-        "sha256": "",
-        "phash": 0,
-        "mirrored": 0,
-        "why": "",
-        "left_out": True,
-    }
+    seen = dict(zip(LOOKED_AT, (file, file.parent.name, "", 0, 0, "", True), strict=True))
     try:
         content = file.read_bytes()
         picture = open_photo(content, side=MIN_SIDE)

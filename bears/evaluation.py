@@ -1,6 +1,7 @@
-"""How good a classifier is: error with its interval, per-class figures, calibration. Logits in, figures out."""
+"""How good a classifier is: error with its interval, per-class figures, calibration, novelty."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,9 +10,36 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+from torch import nn
+
+from bears.novelty import KEEP, forward
 
 BINS = 15  # of the reliability diagram and the ECE, as in Guo et al.
+RESAMPLES = 1000  # of the bootstrap
+COVERAGE = (1.0, 0.99, 0.95, 0.9, 0.8)
+SEPARATION = [("auroc", "AUROC", ".4f"), ("fpr", "FPR at 95 % kept", ".2%"), ("recognised", "recognised", ".2%")]
+
+
+class Outputs(NamedTuple):
+    """What a model makes of photos, on the CPU."""
+
+    features: torch.Tensor  # (photos, channels), see `bears.novelty.forward`
+    logits: torch.Tensor  # (photos, labels)
+    targets: torch.Tensor  # (photos,) indices into the vocabulary; empty for photos without a label
+
+
+@torch.inference_mode()
+def outputs(model: nn.Module, dl) -> Outputs:
+    """Of all photos of a DataLoader of fastai's."""
+    model.eval()
+    features, logits, targets = [], [], []
+    for photos, *labels in dl:  # plain tensors, because fastai's own classes refuse to be mixed
+        pooled, answers = forward(model, photos.as_subclass(torch.Tensor))
+        features.append(pooled.cpu().float())
+        logits.append(answers.cpu().float())
+        targets += [label.cpu().as_subclass(torch.Tensor) for label in labels]
+    return Outputs(torch.cat(features), torch.cat(logits), torch.cat(targets) if targets else torch.empty(0).long())
 
 
 @dataclass(frozen=True)
@@ -37,6 +65,11 @@ class Scores:
         )
 
 
+def _wilson(count: int, of: int) -> tuple[float, float]:
+    interval = binomtest(count, of).proportion_ci(0.95, method="wilson")
+    return interval.low, interval.high
+
+
 def evaluate(logits: torch.Tensor, targets: torch.Tensor, vocab: list[str], temperature: float = 1.0) -> Scores:
     """Scores of (photos, labels) logits, divided by `temperature`, against (photos,) indices into `vocab`."""
     logits, targets = logits.double() / temperature, targets.long()
@@ -45,7 +78,6 @@ def evaluate(logits: torch.Tensor, targets: torch.Tensor, vocab: list[str], temp
     truth = targets.numpy()
     right = predicted == truth
     wrong, of = int((~right).sum()), len(truth)
-    interval = binomtest(wrong, of).proportion_ci(0.95, method="wilson")
 
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     table = pd.DataFrame({"confidence": confidence, "accuracy": right.astype(float), "photos": 1})
@@ -58,7 +90,7 @@ def evaluate(logits: torch.Tensor, targets: torch.Tensor, vocab: list[str], temp
         wrong,
         of,
         wrong / of,
-        (interval.low, interval.high),
+        _wilson(wrong, of),
         F.nll_loss(logits.log_softmax(1), targets).item(),
         (probabilities - F.one_hot(targets, len(vocab))).square().sum(1).mean().item(),
         float((gaps * reliability.photos).sum() / of),
@@ -66,6 +98,77 @@ def evaluate(logits: torch.Tensor, targets: torch.Tensor, vocab: list[str], temp
         pd.DataFrame({"precision": precision, "recall": recall, "photos": photos}, list(vocab)),
         reliability,
     )
+
+
+@dataclass(frozen=True)
+class NoveltyScores:
+    """What `evaluate_novelty` finds."""
+
+    doubted: int  # photos of the labels that are not recognised
+    of: int
+    interval: tuple[float, float]  # of their share, 95 %, Wilson
+    coverage: pd.DataFrame  # error among the least novel, and among the most probable, photos of the labels
+    strangers: pd.DataFrame  # of each group: photos; auroc, fpr and recognised, each with _low and _high
+
+    def summary(self) -> pd.DataFrame:
+        """`strangers`, for reading."""
+        table = self.strangers
+        texts = {"photos": table.photos}
+        for column, name, digits in SEPARATION:
+            rows = table[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
+            texts[name] = [f"{value:{digits}} ({low:{digits}} to {high:{digits}})" for value, low, high in rows]
+        return pd.DataFrame(texts, index=table.index)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        share = self.doubted / self.of
+        return f"{share:.2%} doubted ({self.doubted} of {self.of}; 95 % interval {low:.2%} to {high:.2%})"
+
+
+def evaluate_novelty(
+    novelty: np.ndarray, logits: torch.Tensor, targets: torch.Tensor, strangers: dict[str, np.ndarray]
+) -> NoveltyScores:
+    """Scores of the (photos,) `novelty` of photos of the labels, beside that of each group of strangers.
+
+    `logits` (photos, labels) and `targets` (photos,) are for the error among those that are answered. Photos of the
+    labels are the positive class: FPR is the share of strangers who pass where 95 % of the photos of the labels do.
+    Intervals are 95 %: Wilson's for shares at the limit, percentiles of the bootstrap, with both sides drawn anew, for
+    the others.
+    """
+    doubted, of = int((novelty > 1).sum()), len(novelty)
+    confidence, predicted = (column.numpy() for column in logits.double().softmax(1).max(1))
+    wrong = predicted != targets.numpy()
+    coverage = {}
+    for share in COVERAGE:
+        count = round(share * of)
+        least_novel, most_probable = (np.argsort(order, kind="stable")[:count] for order in (novelty, -confidence))
+        coverage[f"{share:.0%}"] = [count, wrong[least_novel].mean(), wrong[most_probable].mean()]
+    groups = {name: _against(novelty, theirs) for name, theirs in strangers.items()}
+    columns = ["photos", *(column + end for column, *_ in SEPARATION for end in ("", "_low", "_high"))]
+    return NoveltyScores(
+        doubted,
+        of,
+        _wilson(doubted, of),
+        pd.DataFrame.from_dict(coverage, "index", columns=["photos", "least novel", "most probable"]),
+        pd.DataFrame.from_dict(groups, "index", columns=columns),
+    )
+
+
+def _against(novelty: np.ndarray, strangers: np.ndarray) -> list[float]:
+    """One row of `NoveltyScores.strangers`."""
+    rng = np.random.default_rng(0)
+    drawn = [
+        _separation(rng.choice(novelty, len(novelty)), rng.choice(strangers, len(strangers))) for _ in range(RESAMPLES)
+    ]
+    (auroc, fpr), (low, high) = _separation(novelty, strangers), np.quantile(drawn, [0.025, 0.975], axis=0)
+    passed, of = int((strangers <= 1).sum()), len(strangers)
+    return [of, auroc, low[0], high[0], fpr, low[1], high[1], passed / of, *_wilson(passed, of)]
+
+
+def _separation(novelty: np.ndarray, strangers: np.ndarray) -> tuple[float, float]:
+    """AUROC, and the false positive rate where 95 % of the photos of the labels are kept."""
+    auroc = roc_auc_score(np.repeat([1, 0], [len(novelty), len(strangers)]), -np.concatenate([novelty, strangers]))
+    return auroc, float((strangers <= np.quantile(novelty, KEEP, method="higher")).mean())
 
 
 def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
@@ -93,3 +196,16 @@ def plot_reliability(**scores: Scores) -> None:
             ax.annotate(int(photos), (confidence, accuracy), ha="center", va="bottom", fontsize=7)
         ax.set(title=f"{name}: ECE {score.ece:.3f}", xlabel="confidence", xlim=(0, 1), ylim=(0, 1.08))
     axes[0, 0].set_ylabel("accuracy")
+
+
+def plot_novelty(novelty: np.ndarray, strangers: dict[str, np.ndarray]) -> None:
+    """How novelty is distributed among photos of the labels and strangers; right of the line is not recognised."""
+    _, ax = plt.subplots(figsize=(8, 4))
+    groups = {"photos of the labels": novelty, **strangers}
+    bins = np.linspace(0, max(values.max() for values in groups.values()), 50)
+    for name, values in groups.items():
+        weights = np.full(len(values), 1 / len(values))
+        ax.hist(values, bins, weights=weights, alpha=0.5, label=f"{name} ({len(values)})")
+    ax.axvline(1, color="black", linestyle="--")
+    ax.set(xlabel="novelty", ylabel="share of photos")
+    ax.legend()

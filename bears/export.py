@@ -1,13 +1,11 @@
-"""A Learner in, export.pkl and its MODEL_CARD.md out."""
+"""A Learner in, export.pkl out, with its MODEL_CARD.md."""
 
 import contextlib
 import copy
-import hashlib
 import io
 import itertools
 import os
 import pkgutil
-import platform
 import tempfile
 import types
 import warnings
@@ -17,35 +15,31 @@ import bears.torchvision_ops  # noqa: F401  before fastai
 
 # isort: split
 import cloudpickle
-import pandas as pd
 import torch
-import yaml
 from fastai.learner import Learner, defaults, load_learner
 from fasttransform import Pipeline
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bears.classifier import CARD, installed_versions
-from bears.dataset import TrainingError, counts
-from bears.evaluation import Scores
+from bears.card import Report, model_card
+from bears.classifier import CARD
+from bears.dataset import TrainingError
+from bears.novelty import Reference
 
 
 def export(
     learner: Learner,
     path: str | os.PathLike = "export.pkl",
     temperature: float = 1.0,  # what logits are to be divided by, see `bears.evaluation.fit_temperature`
-    photos: pd.DataFrame | None = None,  # the data set with its split, for the card's counts
-    scores: Scores | None = None,  # on the test photos, after the temperature, for the card
-    uncalibrated: Scores | None = None,  # and before
-    files: tuple[str | os.PathLike, ...] = (),  # what the data set came from, for the card's hashes
-    recipe: str = "",  # how it was trained, for the card
-    minutes: float | None = None,  # how long that took
+    reference: Reference | None = None,  # what novelty is measured against, see `bears.novelty`
+    report: Report | None = None,  # what the card is to say of the training and its results
 ) -> None:
     """Write `learner` to `path` for `load_learner`, and MODEL_CARD.md beside it with its checksum and its scores.
 
     As `Learner.export`, but the file opens on every operating system and without this package: it refers to nothing
-    that was defined in a notebook and to no path, and of the training set it keeps only the labels. Batch norms are
-    folded into the convolutions before them, for a quarter off the time of an answer; `model.temperature` is a tensor.
+    that was defined in a notebook and to no path, and of the training set it keeps the labels and the reference. Batch
+    norms are folded into the convolutions before them, for a quarter off the time of an answer. The temperature and the
+    reference become tensors of the model.
     """
     path = Path(path)
     size = tuple(learner.dls.valid.one_batch()[0].shape[-2:])
@@ -57,12 +51,13 @@ def export(
     _strip(released)
     released.model = _folded(released.model, size).to(memory_format=torch.channels_last)
     released.model.register_buffer("temperature", torch.tensor(float(temperature)))
-    content = io.BytesIO()
-    torch.save(released, content, pickle_module=_portable_pickle, pickle_protocol=2)
-    card = _card(
-        path.name, content.getvalue(), learner, size, photos, scores, uncalibrated, files, recipe, minutes, temperature
-    )
-    _replace({path: content.getvalue(), path.with_name(CARD): card.encode()})
+    if reference is not None:
+        reference.store(released.model)
+    buffer = io.BytesIO()
+    torch.save(released, buffer, pickle_module=_portable_pickle, pickle_protocol=2)
+    content = buffer.getvalue()
+    card = model_card(path.name, content, learner, size, temperature, reference is not None, report or Report())
+    _replace({path: content, path.with_name(CARD): card.encode()})
 
 
 def _replace(contents: dict[Path, bytes]) -> None:
@@ -142,137 +137,3 @@ class _PortablePickler(cloudpickle.Pickler):
 
 
 _portable_pickle = types.SimpleNamespace(__name__=__name__, Pickler=_PortablePickler)  # as `torch.save` wants it
-
-
-CARD_TEMPLATE = """\
----
-{front_matter}---
-# Model card
-
-Written by training.ipynb together with `{file}`; the two belong together.
-
-`{file}` names what is on a photo: {labels}. It is a fastai image classifier ({arch}, {size} pixels).
-
-## Intended use
-
-To learn from, and to sort photos that each show one of the labels. It is no ground for a decision that matters, such
-as how to behave before an animal. Whatever is on a photo, the answer is one of the labels: it does not know what it has
-not seen. Expect more errors on photos of other origin than on those below, and on what is small, hidden or in the dark.
-
-## Training data
-
-{data}
-
-## Training
-
-{training}
-
-## Results
-
-{results}
-
-## Use
-
-```python
-from bears.classifier import Classifier
-
-Classifier.load("{file}").classify("photo.jpg")
-```
-
-Or with fastai and timm alone, which neither compares the checksum first, nor sets a photo upright after its EXIF data,
-nor divides the logits by `model.temperature`:
-
-```python
-from fastai.learner import load_learner
-
-load_learner("{file}").predict("photo.jpg")
-```
-"""
-
-
-def _card(file, content, learner, size, photos, scores, uncalibrated, files, recipe, minutes, temperature) -> str:
-    arch = learner.arch if isinstance(learner.arch, str) else learner.arch.__name__
-    front_matter = {
-        "library_name": "fastai",
-        "pipeline_tag": "image-classification",
-        "license": "apache-2.0",
-        "tags": ["image-classification", "fastai", "timm"],
-        "labels": list(learner.dls.vocab),
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "versions": installed_versions(),
-    }
-    results = "They were not measured."
-    if scores is not None:
-        front_matter["metrics"] = ["accuracy"]
-        front_matter["model-index"] = [_model_index(Path(file).stem, scores)]
-        results = _results(scores, uncalibrated, temperature)
-    data = "Not recorded." if photos is None else _markdown(counts(photos), "photos") + DATA
-    if listed := [f"- `{Path(name).name}`: SHA-256 {_sha256(name)}" for name in files if Path(name).exists()]:
-        data += "\n\nWhere the photos came from and what was decided about them:\n\n" + "\n".join(listed)
-    took = f" It took {minutes:.0f} minutes on {_hardware(learner)}." if minutes is not None else ""
-    return CARD_TEMPLATE.format(
-        front_matter=yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True),
-        file=file,
-        labels=", ".join(learner.dls.vocab),
-        arch=arch,
-        size=" × ".join(map(str, size)),
-        data=data,
-        training=(recipe or "The recipe was not recorded.") + took,
-        results=results,
-    )
-
-
-DATA = """
-
-Near-duplicates are in one part only. Validation photos decided on the recipe and the temperature; test photos were
-looked at once, at the end. What a person left out or relabelled is so in every part, the test too: on photos as they
-are found, expect more errors. All came from one place, so the test says nothing of photos from elsewhere."""
-
-
-def _results(scores: Scores, uncalibrated: Scores | None, temperature: float) -> str:
-    low, high = scores.interval
-    lines = [
-        f"On the {scores.of:,} test photos, {scores.wrong} are taken for something else: {scores.error:.2%} error, "
-        f"95 % interval (Wilson) {low:.2%} to {high:.2%}.",
-        _markdown(scores.confusion, "is / taken for"),
-        _markdown(scores.per_class.round({"precision": 4, "recall": 4}), "label"),
-    ]
-    columns = {"calibrated": scores} if uncalibrated is None else {"as trained": uncalibrated, "calibrated": scores}
-    calibration = pd.DataFrame({name: [score.nll, score.brier, score.ece] for name, score in columns.items()})
-    calibration.index = ["NLL", "Brier score", "ECE, 15 bins"]
-    lines += [
-        f"How far probabilities can be trusted (the temperature is {temperature:.3f}, fitted on validation):",
-        _markdown(calibration.round(4), "less is better"),
-    ]
-    return "\n\n".join(lines)
-
-
-def _model_index(name: str, scores: Scores) -> dict:
-    """https://github.com/huggingface/hub-docs/blob/main/modelcard.md"""
-    return {
-        "name": name,
-        "results": [
-            {
-                "task": {"type": "image-classification"},
-                "dataset": {"name": "held-out photos", "type": "imagefolder", "split": "test"},
-                "metrics": [{"type": "accuracy", "value": round(1 - scores.error, 4)}],
-            }
-        ],
-    }
-
-
-def _markdown(table: pd.DataFrame, corner: str) -> str:
-    rows = [[corner, *table.columns], ["---"] * (len(table.columns) + 1)]
-    rows += [[index, *row] for index, row in zip(table.index, table.astype(object).values.tolist(), strict=True)]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
-
-
-def _sha256(file: str | os.PathLike) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-
-
-def _hardware(learner: Learner) -> str:
-    if learner.dls.device.type == "cuda":
-        return torch.cuda.get_device_name(learner.dls.device)
-    return f"{os.cpu_count()} CPU cores ({platform.machine()})"

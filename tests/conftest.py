@@ -5,7 +5,9 @@ BEARS_TEST_PHOTOS   a folder with real photos in bears/black, bears/grizzly, bea
 BEARS_TEST_BROWSER  "required" turns the browser tests from skipped to failed where there is no Chromium
 """
 
+import functools
 import io
+import math
 import os
 import pickletools
 import random
@@ -17,7 +19,7 @@ import bears.torchvision_ops  # noqa: F401  before any test module imports fasta
 
 # isort: split
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,25 +31,55 @@ def encode(image: Image.Image, format: str, **options) -> bytes:
     return content.getvalue()
 
 
-def draw_bear(size: int = 480, fur: str = "#8a5a2b") -> Image.Image:
-    """A teddy bear's head on a meadow."""
-    image = Image.new("RGB", (size, size), "#bfe3f2")
+@functools.cache
+def _drawn_bear(size: int, fur: str) -> Image.Image:
+    rng = random.Random(0)
+    image = Image.new("RGB", (size, size), "#c8c2b8")
     draw = ImageDraw.Draw(image)
+    colour = ImageColor.getrgb(fur)
+    pale = tuple(min(255, round(1.25 * channel + 18)) for channel in colour)
 
-    def disc(x, y, radius, colour):
-        draw.ellipse([(c * size) for c in (x - radius, y - radius, x + radius, y + radius)], fill=colour)
+    def disc(x, y, width, height, fill):
+        draw.ellipse([size * c for c in (x - width, y - height, x + width, y + height)], fill=fill)
 
-    draw.rectangle((0, size * 0.7, size, size), fill="#8fbf6a")
-    for x in (0.28, 0.72):
-        disc(x, 0.24, 0.13, fur)
-        disc(x, 0.24, 0.07, "#d9b382")
-    disc(0.5, 0.5, 0.34, fur)
-    disc(0.5, 0.62, 0.16, "#d9b382")
-    for x in (0.38, 0.62):
-        disc(x, 0.42, 0.035, "#201510")
-    disc(0.5, 0.56, 0.05, "#201510")
-    draw.arc([c * size for c in (0.43, 0.58, 0.57, 0.7)], 20, 160, fill="#201510", width=max(1, size // 100))
+    def fluff(x, y, width, height, colour, length=0.035):
+        """A ball of hairs that point outwards, those at the rim first; light comes from above."""
+        disc(x, y, width, height, tuple(round(0.45 * channel) for channel in colour))
+        hairs = ((rng.random() ** 0.5, rng.uniform(0, 2 * math.pi)) for _ in range(round(400_000 * width * height)))
+        for r, angle in sorted(hairs, reverse=True):
+            across, down = r * math.cos(angle), r * math.sin(angle)
+            light = 0.35 + max(0, 0.34 * math.sqrt(1 - r * r) - 0.41 * down - 0.26 * across) + rng.uniform(-0.16, 0.16)
+            start = x + across * width, y + down * height
+            long, turned = length * (0.35 + 0.65 * r) * rng.uniform(0.5, 1.2), angle + rng.uniform(-0.9, 0.9)
+            end = start[0] + long * math.cos(turned), start[1] + long * (math.sin(turned) + 0.35)
+            shade = tuple(min(255, max(0, round(light * channel))) for channel in colour)
+            draw.line([size * c for c in (*start, *end)], fill=shade, width=max(1, size // 240))
+
+    draw.rectangle((0, 0.72 * size, size, size), fill="#966f50")
+    disc(0.5, 0.92, 0.4, 0.06, "#5b4230")
+    for side in (-1, 1):
+        fluff(0.5 + 0.205 * side, 0.125, 0.085, 0.085, colour)
+        fluff(0.5 + 0.2 * side, 0.135, 0.045, 0.045, pale)
+    fluff(0.5, 0.66, 0.215, 0.235, colour)
+    fluff(0.5, 0.68, 0.13, 0.15, pale)
+    for side in (-1, 1):
+        fluff(0.5 + 0.26 * side, 0.6, 0.085, 0.16, colour)
+        fluff(0.5 + 0.22 * side, 0.86, 0.13, 0.105, colour)
+        fluff(0.5 + 0.245 * side, 0.885, 0.07, 0.065, pale, length=0.015)
+    fluff(0.5, 0.28, 0.235, 0.21, colour)
+    fluff(0.5, 0.345, 0.105, 0.085, pale, length=0.02)
+    for side in (-1, 1):
+        disc(0.5 + 0.095 * side, 0.25, 0.024, 0.026, "#140d08")
+        disc(0.492 + 0.095 * side, 0.241, 0.007, 0.007, "#e8e8e8")
+        mouth = [size * c for c in (0.475 + 0.025 * side, 0.335, 0.525 + 0.025 * side, 0.385)]
+        draw.arc(mouth, 10, 170, fill="#2a1a10", width=max(2, size // 160))
+    disc(0.5, 0.31, 0.036, 0.025, "#1a100a")
     return image
+
+
+def draw_bear(size: int = 480, fur: str = "#b07842") -> Image.Image:
+    """A teddy bear, furry enough to be recognised as one."""
+    return _drawn_bear(size, fur).copy()
 
 
 def draw_shape(shape: str, seed: int, size: int = 96) -> Image.Image:

@@ -16,6 +16,7 @@ import yaml
 from conftest import ROOT, assert_portable, draw_bear, draw_shape, encode
 from fastai.learner import load_learner
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from bears.classifier import Answer, Classifier, ExportError
 from bears.photos import PhotoError
@@ -124,8 +125,11 @@ def test_real_bears_are_told_apart(classifier, real_photos):
         assert sum(right) >= 34, folder.name
 
 
-def test_a_photo_stored_on_its_side_gets_the_answer_of_the_upright_one(classifier):
-    upright = draw_bear()
+@pytest.mark.parametrize(
+    "upright", [draw_bear(), Image.fromarray(load_sample_image("china.jpg"))], ids=["bear", "temple"]
+)
+def test_a_photo_stored_on_its_side_gets_the_answer_of_the_upright_one(classifier, upright):
+    """Its novelty, too: a temple on its side is stranger still."""
     turned, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6  # which tells a viewer to turn it back
     assert classifier.classify(encode(turned, "PNG", exif=exif)) == classifier.classify(upright)

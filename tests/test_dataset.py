@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 
+import numpy as np
 import pytest
 from conftest import draw_folder, draw_shape, encode
 from PIL import Image
@@ -12,6 +13,7 @@ from bears.dataset import (
     TrainingError,
     apply_decisions,
     check_photos,
+    check_strangers,
     counts,
     decide,
     photo_files,
@@ -115,22 +117,38 @@ def test_one_photo_of_a_label_and_why_there_are_so_few(tmp_path):
         check_photos(tmp_path)
 
 
+def test_strangers_are_looked_at_as_photos_are(tmp_path):
+    draw_folder(tmp_path / "strangers", 3, shapes=["circle", "square"])
+    (tmp_path / "strangers" / "square" / "notes.txt").write_text("not a photo")
+    strangers, remarks = check_strangers(tmp_path / "strangers")
+    assert strangers.label.value_counts().to_dict() == {"circle": 3, "square": 3}
+    assert remarks.file.tolist() == [tmp_path / "strangers" / "square" / "notes.txt"]
+    assert "not a picture" in remarks.why.item()
+
+
+def test_without_strangers_there_are_none(tmp_path):
+    strangers, remarks = check_strangers(tmp_path / "strangers")
+    assert len(strangers) == len(remarks) == 0
+    assert list(strangers.groupby("label")) == []
+
+
 # Near-duplicates and the split
 
 
-def blotches() -> Image.Image:
-    """A picture with structure everywhere, so that two of them never look alike."""
-    small = Image.effect_noise((5, 5), 120)
+def blotches(rng: np.random.Generator) -> Image.Image:
+    """A picture with structure everywhere, so that two of them hardly ever look alike."""
+    small = Image.fromarray(rng.integers(0, 256, (7, 7), dtype=np.uint8))
     return small.resize((160, 160), Image.Resampling.BICUBIC).convert("RGB")
 
 
 @pytest.fixture
 def look_alikes(tmp_path):
     """40 pictures of each of two labels; of ten of them a smaller, a mirrored and a brighter copy."""
+    rng = np.random.default_rng(0)
     for label in ("one", "two"):
         (tmp_path / label).mkdir()
         for number in range(40):
-            picture = blotches()
+            picture = blotches(rng)
             picture.save(tmp_path / label / f"{number}.png")
             if number < 10:
                 picture.resize((100, 100)).save(tmp_path / label / f"{number}-small.jpg", quality=80)

@@ -4,9 +4,10 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from scipy.stats import mannwhitneyu
 from sklearn.metrics import log_loss
 
-from bears.evaluation import evaluate, fit_temperature, plot_reliability
+from bears.evaluation import evaluate, evaluate_novelty, fit_temperature, outputs, plot_novelty, plot_reliability
 
 matplotlib.use("Agg")
 VOCAB = ["black", "grizzly", "teddy"]
@@ -83,3 +84,82 @@ def test_the_diagram_has_a_bar_for_each_bin_that_has_photos(overconfident):
     axes = matplotlib.pyplot.gcf().axes
     assert [len(ax.patches) for ax in axes] == [len(scores.reliability)] * 2
     matplotlib.pyplot.close("all")
+
+
+# Novelty
+
+
+@pytest.fixture
+def novelty() -> tuple[np.ndarray, torch.Tensor, torch.Tensor, dict]:
+    """Of 200 photos of the labels, the 4 most novel of them wrong; and of strangers, most of whom are more novel."""
+    rng = np.random.default_rng(0)
+    ours = np.sort(rng.normal(0.5, 0.25, 200))
+    targets = torch.zeros(200, dtype=int)
+    targets[-4:] = 1
+    strangers = {"near": rng.normal(1.2, 0.3, 80), "far": rng.normal(3, 0.3, 150)}
+    return ours, torch.tensor([[3.0, 0.0]]).repeat(200, 1), targets, strangers
+
+
+def test_strangers_are_told_apart_as_other_ways_to_compute_it_say(novelty):
+    ours, logits, targets, strangers = novelty
+    scores = evaluate_novelty(ours, logits, targets, strangers)
+    assert (scores.doubted, scores.of) == ((ours > 1).sum(), 200)
+    assert scores.strangers.photos.to_dict() == {"near": 80, "far": 150}
+    for name, theirs in strangers.items():
+        row = scores.strangers.loc[name]
+        assert row.auroc == pytest.approx(mannwhitneyu(theirs, ours).statistic / (len(theirs) * len(ours)))
+        limit = next(limit for limit in sorted(ours) if (ours <= limit).mean() >= 0.95)
+        assert row.fpr == (theirs <= limit).mean()
+        assert row.recognised == (theirs <= 1).mean()
+        for column in ("auroc", "fpr", "recognised"):
+            assert row[f"{column}_low"] <= row[column] <= row[f"{column}_high"]
+    near, far = (scores.strangers.loc[name] for name in ("near", "far"))
+    assert near.auroc_low < near.auroc_high and near.fpr_low < near.fpr_high
+    assert far.auroc == 1 and far.fpr == 0 and far.recognised == 0 < far.recognised_high < 0.03
+
+
+def test_bootstrap_intervals_are_as_wide_as_theory_says():
+    """Where the side of the labels is fixed, a share has the standard error of a binomial."""
+    ours, theirs = np.zeros(500), np.repeat([0.0, 2.0], [100, 300])
+    logits, targets = torch.eye(2)[torch.zeros(500, dtype=int)], torch.zeros(500, dtype=int)
+    row = evaluate_novelty(ours, logits, targets, {"strangers": theirs}).strangers.loc["strangers"]
+    half = 1.96 * np.sqrt(0.25 * 0.75 / 400)
+    assert [row.fpr, row.fpr_low, row.fpr_high] == pytest.approx([0.25, 0.25 - half, 0.25 + half], abs=0.01)
+
+
+def test_the_error_falls_as_the_most_novel_are_not_answered(novelty):
+    coverage = evaluate_novelty(*novelty).coverage
+    assert coverage.photos.tolist() == [200, 198, 190, 180, 160]
+    assert coverage["least novel"].tolist() == pytest.approx([4 / 200, 2 / 198, 0, 0, 0])
+    assert coverage.loc["100%", "most probable"] == 4 / 200
+
+
+def test_without_strangers_the_doubted_are_still_counted(novelty):
+    ours, logits, targets, _ = novelty
+    scores = evaluate_novelty(ours, logits, targets, {})
+    assert len(scores.strangers) == len(scores.summary()) == 0
+    assert f"doubted ({(ours > 1).sum()} of 200" in str(scores)
+
+
+def test_the_plot_shows_every_group_and_the_limit(novelty):
+    ours, _, _, strangers = novelty
+    plot_novelty(ours, strangers)
+    (ax,) = matplotlib.pyplot.gcf().axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "photos of the labels (200)", "near (80)", "far (150)"
+    ]  # fmt: skip
+    assert [line.get_xdata()[0] for line in ax.lines] == [1]
+    matplotlib.pyplot.close("all")
+
+
+def test_outputs_are_those_of_the_model_in_order():
+    torch.manual_seed(0)
+    head = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(4, 3)
+    )
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), head)
+    photos, targets = torch.rand(10, 3, 6, 6), torch.arange(10) % 3
+    features, logits, found = outputs(model, [(photos[:6], targets[:6]), (photos[6:], targets[6:])])
+    assert torch.equal(found, targets) and features.shape == (10, 4)
+    assert torch.allclose(logits, model.eval()(photos), atol=1e-6), "without dropout"
+    assert len(outputs(model, [(photos,)]).targets) == 0

@@ -1,12 +1,10 @@
 """bears.export: what was trained opens without this package, answers the same, and says what it is."""
 
 import errno
-import hashlib
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from conftest import assert_portable, draw_folder, draw_loaders, draw_shape
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.mixup import MixUp
@@ -21,14 +19,16 @@ from fastai.vision.all import (
     resnet18,
     vision_learner,
 )
+from PIL import Image
 from torch import nn
 
 from bears.classifier import Classifier
-from bears.dataset import TrainingError, decide, photo_files
-from bears.evaluation import evaluate
+from bears.dataset import TrainingError, photo_files
+from bears.evaluation import outputs
 from bears.export import _folded, export
+from bears.novelty import Reference
 from bears.photos import open_photo
-from bears.training import pretrained
+from bears.training import pretrained, pretrained_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")
 
@@ -118,31 +118,32 @@ def test_the_temperature_travels_as_a_tensor_and_softens_the_answer(trained, tmp
     assert one.label == other.label
 
 
-def test_the_card_states_what_was_measured(trained, tmp_path):
+def test_the_reference_travels_as_tensors_and_says_what_is_strange(trained, tmp_path):
     learner, photos = trained
-    decide(tmp_path / "cleaning.csv", "0" * 64, "circle", "square", "")
-    logits = torch.eye(3)[torch.tensor([0, 0, 1, 2])]
-    scores = evaluate(logits, torch.tensor([0, 1, 1, 2]), list(learner.dls.vocab))
-    export(
-        learner,
-        tmp_path / "export.pkl",
-        temperature=1.5,
-        photos=photos,
-        scores=scores,
-        uncalibrated=scores,
-        files=(tmp_path / "cleaning.csv", tmp_path / "manifest.csv"),
-        recipe="One epoch.",
-        minutes=3.2,
-    )
-    _, front_matter, text = (tmp_path / "MODEL_CARD.md").read_text().split("---\n", 2)
-    front_matter = yaml.safe_load(front_matter)
-    assert front_matter["labels"] == ["circle", "square", "triangle"]
-    assert front_matter["sha256"] == hashlib.sha256((tmp_path / "export.pkl").read_bytes()).hexdigest()
-    (result,) = front_matter["model-index"][0]["results"]
-    assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
-    assert "25.00% error" in text and "| all |" in text and "One epoch. It took 3 minutes" in text
-    assert hashlib.sha256((tmp_path / "cleaning.csv").read_bytes()).hexdigest() in text
-    assert "manifest.csv" not in text, "there is none"
+    taught = outputs(learner.model, learner.dls.test_dl(photos[photos.split == "train"], with_labels=True))
+    valid = outputs(learner.model, learner.dls.valid)
+    reference = Reference.fit(taught.features, taught.targets, valid.features, pretrained_layer(learner))
+    export(learner, tmp_path / "export.pkl", reference=reference)
+    assert_portable(tmp_path / "export.pkl")
+    assert (tmp_path / "export.pkl").stat().st_size < 25 * 2**20
+    classifier = Classifier.load(tmp_path / "export.pkl")
+    for file, expected in zip(learner.dls.valid.items.file, reference.novelty(valid.features).tolist(), strict=True):
+        answer = classifier.classify(file)
+        assert answer.novelty == pytest.approx(expected, abs=2e-2)  # batch norms are folded
+        assert answer.recognised == (answer.novelty <= 1)
+    assert classifier.classify(Image.new("RGB", (96, 96), "white")).recognised is False
+    # and with fastai alone
+    with learner.no_bar(), learner.no_logging():
+        assert load_learner(tmp_path / "export.pkl").predict(file)[0] == answer.label
+
+
+def test_an_export_without_a_reference_serves_and_its_novelty_is_unknown(trained, tmp_path):
+    learner, _ = trained
+    export(learner, tmp_path / "export.pkl")
+    classifier = Classifier.load(tmp_path / "export.pkl")
+    answer = classifier.classify(draw_shape("circle", 1))
+    assert classifier.reference is answer.novelty is answer.recognised is None
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
 
 
 def test_a_full_disk_leaves_the_export_of_before(trained, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SERVING = PROJECT["dependencies"]
 TRAINING = PROJECT["optional-dependencies"]["train"]
 
-PLOTS = {"lr-find", "confusion", "reliability"}  # cells whose pictures show no photo
+PLOTS = {"lr-find", "confusion", "reliability", "novelty-plot"}  # cells whose pictures show no photo
 
 
 def test_environment_yml_installs_what_pyproject_states():

@@ -11,16 +11,17 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import ROOT, draw_folder, draw_loaders, draw_shape
+from conftest import ROOT, draw_bear, draw_folder, draw_loaders, draw_shape
 from fastai.callback.fp16 import MixedPrecision
-from fastai.vision.all import vision_learner
+from fastai.vision.all import create_body, model_meta, vision_learner
 from papermill.exceptions import PapermillExecutionError
 from sklearn.datasets import load_sample_image
 
 from bears.classifier import Classifier
 from bears.dataset import DELETE, TrainingError, decide, photo_files
+from bears.novelty import forward
 from bears.photos import open_photo
-from bears.training import DecodedOnce, callbacks, pretrained
+from bears.training import DecodedOnce, callbacks, pretrained, pretrained_layer
 
 
 def run_notebook(tmp_path, **parameters) -> nbformat.NotebookNode:
@@ -49,6 +50,35 @@ def test_the_packaged_weights_recognise_what_imagenet_taught_them():
         logits = model(torch.nn.functional.interpolate(photo, (224, 224), mode="bilinear", antialias=True))
     plausible = {442: "bell cote", 449: "boathouse", 483: "castle", 663: "monastery", 698: "palace", 975: "lakeside"}
     assert set(logits[0].topk(5).indices.tolist()) <= set(plausible)
+
+
+def test_the_layer_that_was_cut_off_names_what_imagenet_taught(tmp_path):
+    dls, _ = draw_loaders(tmp_path, 10, 32)
+    arch = "tf_efficientnet_lite0"
+    learner = vision_learner(dls, arch, lin_ftrs=[], **pretrained(arch))
+    layer = pretrained_layer(learner)
+    whole = timm.create_model(arch, pretrained=True, **pretrained(arch)).eval()
+    photos = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        features, _ = forward(learner.model.eval(), photos)
+        assert torch.allclose(layer(features), whole(photos), atol=1e-3)
+
+    learner.model[0].model.conv_stem.weight.data *= 2
+    assert pretrained_layer(learner) is None, "it does not fit features that are no longer those it was made for"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v3_small", "squeezenet1_0"])
+def test_torchvisions_networks_have_such_a_layer_or_none(tmp_path, monkeypatch, name):
+    arch = getattr(torchvision.models, name)
+    torch.manual_seed(0)
+    network = arch(weights=None).eval()  # as if downloaded
+    monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: network)
+    dls, _ = draw_loaders(tmp_path, 10, 32)
+    learner = vision_learner(dls, arch, pretrained=False, lin_ftrs=[])
+    body = create_body(network, pretrained=False, cut=model_meta.get(arch, {"cut": None})["cut"])
+    learner.model[0].load_state_dict(body.state_dict())
+    layer = pretrained_layer(learner)
+    assert (layer is network.fc) if name == "resnet18" else layer is None
 
 
 @pytest.mark.parametrize("arch", ["resnet18", torchvision.models.resnet18])
@@ -139,11 +169,14 @@ def test_half_precision_is_for_gpus():
 
 @pytest.fixture(scope="module")
 def shapes_run(tmp_path_factory):
-    """training.ipynb on drawings of three shapes, twice, in two folders, with one decision in cleaning.csv."""
+    """training.ipynb on drawings of three shapes, with bears for strangers and one decision; twice, in two folders."""
     runs = []
     for _ in range(2):
         folder = tmp_path_factory.mktemp("run")
         draw_folder(folder / "drawings", 40)
+        (folder / "strangers" / "bears").mkdir(parents=True)
+        for number in range(12):
+            draw_bear(96).rotate(30 * number).save(folder / "strangers" / "bears" / f"{number}.png")
         decide(folder / "cleaning.csv", _sha256(folder / "drawings" / "circle" / "3.png"), "circle", DELETE, "a test")
         runs.append((folder, run_notebook(folder, **SMALL)))
     return runs
@@ -177,9 +210,20 @@ def test_the_notebook_learns_three_drawn_shapes(shapes_run):
     assert "circle, square, triangle" in card and "| all |" in card and "cleaning.csv" in card
 
 
+def test_the_notebook_teaches_it_what_it_does_not_know(shapes_run):
+    (folder, notebook), _ = shapes_run
+    classifier = Classifier.load(folder / "shapes.pkl")
+    assert classifier.classify(draw_bear(96)).recognised is False
+    fresh = [classifier.classify(draw_shape(shape, seed)) for shape in classifier.vocab for seed in range(1000, 1020)]
+    assert sum(answer.recognised for answer in fresh) >= 48, "of 60 drawings it has not seen"
+    assert "bears" in outputs(notebook, "novelty") and "doubted" in outputs(notebook, "novelty")
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "| bears | 12 | " in card and "are doubted" in card
+
+
 def test_on_a_cpu_a_second_run_is_the_same(shapes_run):
     (one, first), (other, second) = shapes_run
-    for cell in ("split", "per-class", "temperature", "test"):
+    for cell in ("split", "per-class", "temperature", "limit", "test", "novelty", "coverage"):
         assert outputs(first, cell) == outputs(second, cell) != ""
     models = [Classifier.load(folder / "shapes.pkl") for folder in (one, other)]
     picture = draw_shape("square", 1234)

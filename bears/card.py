@@ -1,0 +1,226 @@
+"""MODEL_CARD.md: what an export.pkl is, what it was made of, and how well it does."""
+
+import hashlib
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from fastai.learner import Learner
+
+from bears.classifier import installed_versions
+from bears.dataset import counts
+from bears.evaluation import RESAMPLES, NoveltyScores, Scores
+from bears.novelty import CONFIDENCE, KEEP
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of a training run. What is left out, the card says was not recorded or not measured."""
+
+    photos: pd.DataFrame | None = None  # the data set with its split, for the counts
+    files: tuple[str | os.PathLike, ...] = ()  # what the data set came from, for the hashes
+    recipe: str = ""  # how it was trained
+    minutes: float | None = None  # how long that took
+    scores: Scores | None = None  # on the test photos, after the temperature
+    uncalibrated: Scores | None = None  # and before
+    novelty: NoveltyScores | None = None  # on the test photos, and on strangers if there are any
+
+
+TEMPLATE = """\
+---
+{front_matter}---
+# Model card
+
+Written by training.ipynb together with `{file}`; the two belong together.
+
+`{file}` names what is on a photo: {labels}. It is a fastai image classifier ({arch}, {size} pixels).
+
+## Intended use
+
+To learn from, and to sort photos that each show one of the labels. It is no ground for a decision that matters, such
+as how to behave before an animal. Expect more errors on photos of other origin than on those below, and on what is
+small, hidden or in the dark.
+{unknown}
+
+## Training data
+
+{data}
+
+## Training
+
+{training}
+
+## Results
+
+{results}
+
+## What it does not recognise
+
+{novelty}
+
+## Use
+
+```python
+from bears.classifier import Classifier
+
+Classifier.load("{file}").classify("photo.jpg")
+```
+
+Or with fastai and timm alone, which neither compares the checksum first, nor sets a photo upright after its EXIF data,
+nor divides the logits by `model.temperature`, nor says what it does not recognise:
+
+```python
+from fastai.learner import load_learner
+
+load_learner("{file}").predict("photo.jpg")
+```
+"""
+
+DATA = """
+
+Near-duplicates are in one part only. Validation photos decided on the recipe, the temperature and the limit of novelty;
+test photos were looked at when all that was done. What a person left out or relabelled is so in every part, the test
+too: on photos as they are found, expect more errors. All came from one place, so the test says nothing of photos from
+elsewhere."""
+
+KNOWS_NOVELTY = "Of a photo that lies far from all it was taught it says so, mostly; see *What it does not recognise*."
+
+KNOWS_NO_NOVELTY = "Whatever is on a photo, the answer is one of the labels: it does not know what it has not seen."
+
+LIMIT = f"""\
+Novelty is how far a photo lies from the training photos (see bears/novelty.py); above 1 it is not recognised. The limit
+was set on the validation photos: with {CONFIDENCE:.0%} confidence, {KEEP:.0%} of new photos of the labels are
+recognised."""
+
+STRANGERS = f"""\
+Strangers are photos that show none of the labels. They had no part in training, in choosing the method or in setting
+the limit. Photos of the labels are the positive class: FPR is the share of strangers who pass where {KEEP:.0%} of the
+test photos pass; AUROC is the chance that of a stranger and a test photo the stranger is the more novel. In brackets
+are 95 % intervals: of {RESAMPLES:,} bootstrap samples, with both sides drawn anew, and Wilson's for the share that is
+recognised at the limit. (Where nobody passes, the bootstrap has nobody to draw, and Wilson's interval says more.) What
+the pretrained network has learnt apart, ImageNet's classes, is told best; others may pass more often."""
+
+COVERAGE = """\
+Error among the test photos that are left when the most novel, or the least probable, are not answered:"""
+
+
+def model_card(
+    file: str,  # the name of the export
+    content: bytes,  # and what is in it
+    learner: Learner,
+    size: tuple[int, int],  # height and width that it looks at, pixels
+    temperature: float,
+    knows_novelty: bool,
+    report: Report,
+) -> str:
+    """The text of MODEL_CARD.md, with the front matter that `Classifier.load` and model hubs read."""
+    arch = learner.arch if isinstance(learner.arch, str) else learner.arch.__name__
+    front_matter = {
+        "library_name": "fastai",
+        "pipeline_tag": "image-classification",
+        "license": "apache-2.0",
+        "tags": ["image-classification", "fastai", "timm"],
+        "labels": list(learner.dls.vocab),
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "versions": installed_versions(),
+    }
+    if report.scores is not None:
+        front_matter["metrics"] = ["accuracy"]
+        front_matter["model-index"] = [_model_index(Path(file).stem, report.scores)]
+    return TEMPLATE.format(
+        front_matter=yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True),
+        file=file,
+        labels=", ".join(learner.dls.vocab),
+        arch=arch,
+        size=" × ".join(map(str, size)),
+        unknown=KNOWS_NOVELTY if knows_novelty else KNOWS_NO_NOVELTY,
+        data=_data(report),
+        training=_training(report, learner),
+        results=_results(report, temperature),
+        novelty=_novelty(report) if knows_novelty else "It was trained without a way to tell.",
+    )
+
+
+def _data(report: Report) -> str:
+    data = "Not recorded." if report.photos is None else _markdown(counts(report.photos), "photos") + DATA
+    if listed := [f"- `{Path(name).name}`: SHA-256 {_sha256(name)}" for name in report.files if Path(name).exists()]:
+        data += "\n\nWhere the photos came from and what was decided about them:\n\n" + "\n".join(listed)
+    return data
+
+
+def _training(report: Report, learner: Learner) -> str:
+    took = f" It took {report.minutes:.0f} minutes on {_hardware(learner)}." if report.minutes is not None else ""
+    return (report.recipe or "The recipe was not recorded.") + took
+
+
+def _results(report: Report, temperature: float) -> str:
+    scores = report.scores
+    if scores is None:
+        return "They were not measured."
+    low, high = scores.interval
+    columns = {} if report.uncalibrated is None else {"as trained": report.uncalibrated}
+    columns |= {"calibrated": scores}
+    calibration = pd.DataFrame({name: [score.nll, score.brier, score.ece] for name, score in columns.items()})
+    calibration.index = ["NLL", "Brier score", "ECE, 15 bins"]
+    return "\n\n".join([
+        f"On the {scores.of:,} test photos, {scores.wrong} are taken for something else: {scores.error:.2%} error, "
+        f"95 % interval (Wilson) {low:.2%} to {high:.2%}.",
+        _markdown(scores.confusion, "is / taken for"),
+        _markdown(scores.per_class.round({"precision": 4, "recall": 4}), "label"),
+        f"How far probabilities can be trusted (the temperature is {temperature:.3f}, fitted on validation):",
+        _markdown(calibration.round(4), "less is better"),
+    ])  # fmt: skip
+
+
+def _novelty(report: Report) -> str:
+    lines = [LIMIT]
+    scores = report.novelty
+    if scores is None:
+        return lines[0] + " How many are was not measured."
+    low, high = scores.interval
+    lines += [
+        f"Of the {scores.of:,} test photos {scores.doubted} are doubted: {scores.doubted / scores.of:.2%}, 95 % "
+        f"interval (Wilson) {low:.2%} to {high:.2%}.",
+        COVERAGE,
+        _markdown(scores.coverage.round(4), "answered"),
+    ]
+    if len(scores.strangers):
+        lines += [STRANGERS, _markdown(scores.summary(), "strangers")]
+    else:
+        lines.append("How many strangers pass, photos that show none of the labels, was not measured.")
+    return "\n\n".join(lines)
+
+
+def _model_index(name: str, scores: Scores) -> dict:
+    """https://github.com/huggingface/hub-docs/blob/main/modelcard.md"""
+    return {
+        "name": name,
+        "results": [
+            {
+                "task": {"type": "image-classification"},
+                "dataset": {"name": "held-out photos", "type": "imagefolder", "split": "test"},
+                "metrics": [{"type": "accuracy", "value": round(1 - scores.error, 4)}],
+            }
+        ],
+    }
+
+
+def _markdown(table: pd.DataFrame, corner: str) -> str:
+    rows = [[corner, *table.columns], ["---"] * (len(table.columns) + 1)]
+    rows += [[index, *row] for index, row in zip(table.index, table.astype(object).values.tolist(), strict=True)]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def _sha256(file: str | os.PathLike) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _hardware(learner: Learner) -> str:
+    if learner.dls.device.type == "cuda":
+        return torch.cuda.get_device_name(learner.dls.device)
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"

@@ -1,0 +1,41 @@
+"""What it costs to say whether a photo is recognised: the forward pass alone, and with novelty, in turns, in one run.
+
+.venv/bin/python benchmarks/novelty.py
+"""
+
+import statistics
+import time
+
+from bears.classifier import Classifier
+from bears.novelty import forward
+
+# isort: split
+import torch
+
+REPEATS = 200
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    classifier = Classifier.load("export.pkl")
+    model, reference = classifier._model, classifier.reference
+    photo = torch.rand(1, 3, 240, 240).to(memory_format=torch.channels_last)
+    milliseconds = {"forward pass": [], "with novelty": []}
+    with torch.inference_mode():
+        for _ in range(REPEATS):
+            for name, times in milliseconds.items():
+                start = time.perf_counter()
+                if name == "with novelty":
+                    features, _ = forward(model, photo)
+                    reference.novelty(features).item()
+                else:
+                    model(photo)
+                times.append(1000 * (time.perf_counter() - start))
+    medians = {name: statistics.median(times) for name, times in milliseconds.items()}
+    for name, median in medians.items():
+        print(f"{name}: {median:.2f} ms on one core (median of {REPEATS})")
+    print(f"ratio: {medians['with novelty'] / medians['forward pass']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

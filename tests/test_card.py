@@ -1,0 +1,104 @@
+"""bears.card: MODEL_CARD.md says what was measured, and what was not."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, draw_loaders
+from fastai.vision.all import vision_learner
+
+from bears.card import Report
+from bears.dataset import decide
+from bears.evaluation import evaluate, evaluate_novelty
+from bears.export import export
+from bears.novelty import Reference
+from bears.training import pretrained
+
+pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A learner as training.ipynb makes it, and its data set; untrained, which is enough here."""
+    dls, photos = draw_loaders(tmp_path_factory.mktemp("drawings"), 10, 32)
+    arch = "tf_efficientnet_lite0"
+    return vision_learner(dls, arch, lin_ftrs=[], **pretrained(arch)), photos
+
+
+@pytest.fixture
+def card(trained, tmp_path):
+    """Exports with what is known, and reads the card: its front matter and its text."""
+
+    def read(report=None, **arguments):
+        export(trained[0], tmp_path / "export.pkl", report=report, **arguments)
+        _, front_matter, text = (tmp_path / "MODEL_CARD.md").read_text().split("---\n", 2)
+        return yaml.safe_load(front_matter), text
+
+    return read
+
+
+TARGETS = torch.tensor([0, 1, 1, 2])
+LOGITS = torch.eye(3)[torch.tensor([0, 0, 1, 2])]
+REFERENCE = Reference.fit(torch.rand(9, 1280), torch.arange(9) % 3, torch.rand(4, 1280))
+
+
+def test_it_states_what_was_measured(card, trained, tmp_path):
+    learner, photos = trained
+    decide(tmp_path / "cleaning.csv", "0" * 64, "circle", "square", "")
+    scores = evaluate(LOGITS, TARGETS, list(learner.dls.vocab))
+    strangers = {"near": np.array([0.4, 2.0, 3.0, 4.0]), "far": np.full(50, 5.0)}
+    novelty = evaluate_novelty(np.array([0.1, 0.5, 0.7, 1.5]), LOGITS, TARGETS, strangers)
+    front_matter, text = card(
+        Report(
+            photos=photos,
+            files=(tmp_path / "cleaning.csv", tmp_path / "manifest.csv"),
+            recipe="One epoch.",
+            minutes=3.2,
+            scores=scores,
+            uncalibrated=scores,
+            novelty=novelty,
+        ),
+        temperature=1.5,
+        reference=REFERENCE,
+    )
+    assert front_matter["labels"] == ["circle", "square", "triangle"]
+    assert front_matter["sha256"] == hashlib.sha256((tmp_path / "export.pkl").read_bytes()).hexdigest()
+    (result,) = front_matter["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
+    assert "25.00% error" in text and "| all |" in text and "One epoch. It took 3 minutes" in text
+    assert hashlib.sha256((tmp_path / "cleaning.csv").read_bytes()).hexdigest() in text
+    assert "manifest.csv" not in text, "there is none"
+    assert "Of the 4 test photos 1 are doubted: 25.00%" in text
+    assert "| near | 4 | 0.8125 (" in text and "| far | 50 | 1.0000 (1.0000 to 1.0000) | 0.00% (" in text
+
+
+def test_it_says_what_was_not_measured(card):
+    front_matter, text = card()
+    assert "model-index" not in front_matter
+    for sentence in (
+        "Not recorded.",
+        "The recipe was not recorded.",
+        "They were not measured.",
+        "without a way to tell",
+    ):
+        assert sentence in text
+    assert "Whatever is on a photo, the answer is one of the labels" in text
+
+
+def test_a_reference_that_was_not_measured(card):
+    _, text = card(reference=REFERENCE)
+    assert "How many are was not measured." in text and "Whatever is on a photo" not in text
+
+
+def test_a_report_without_strangers(card):
+    novelty = evaluate_novelty(np.array([0.1, 0.5, 0.7, 1.5]), LOGITS, TARGETS, {})
+    _, text = card(Report(novelty=novelty), reference=REFERENCE)
+    assert "1 are doubted" in text and "strangers pass, photos that show none of the labels, was not measured" in text
+
+
+def test_the_released_card_has_what_a_visitor_should_know():
+    text = (ROOT / "MODEL_CARD.md").read_text()
+    for figure in ("error, 95 % interval (Wilson)", "are doubted", "AUROC", "FPR at 95 % kept", "least novel"):
+        assert figure in text
