@@ -10,14 +10,23 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+# iPhones' HEIC, the one decoder that Pillow lacks. What else may be in such a file is not looked at: the less of a
+# stranger's bytes is parsed, the better.
+pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 
 # What phones, cameras, scanners and browsers write. A short list, because every further decoder is more code that a
 # stranger's bytes can reach (Pillow's EPS plugin starts Ghostscript).
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-READABLE = "a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF")
+READABLE = "a JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
 
 MAX_BYTES = 64 * 2**20  # voila.json lets larger uploads arrive, so that they are refused here with a sentence
+# So that no photo takes more than 800 MB. JPEG (MPO is several in one file) is decoded at a fraction of its size,
+# everything else at its full size first, for which WebP's decoder needs 15 bytes a pixel.
+MAX_PIXELS = 50_000_000
+MAX_PIXELS_JPEG = 100_000_000
 MIN_SIDE = 16  # pixels; below that there is nothing to see
 SIDE = 512  # pixels; twice what a classifier of 224 pixels looks at, and the most that one should
 
@@ -31,24 +40,27 @@ def open_photo(source: bytes | memoryview | str | os.PathLike | Image.Image, sid
 
     `source` is the content of a file, the path of one, or a Pillow image, which is left as it is. A picture much
     larger than needed comes back at an integer fraction of its size, its shorter side at least `side` pixels: JPEG is
-    decoded at that scale, everything else averaged down to it.
+    decoded at that scale, everything else averaged down to it. If there was more than one frame, its `info` has
+    "animated".
 
     Raises `PhotoError` for whatever is not a usable picture, and nothing else.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are of no use to a visitor
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             if isinstance(source, Image.Image):
                 return _upright_rgb(source.copy(), side)
             with Image.open(_stream(source), formats=FORMATS) as image:
+                _check_pixels(image.width * image.height, image.format)
+                animated = _is_animated(image)
                 image.draft("RGB", (side, side))  # only the JPEG decoder listens; Pillow picks 1, 1/2, 1/4 or 1/8
-                return _upright_rgb(image, side)
+                picture = _upright_rgb(image, side)
+                picture.info = {"animated": True} if animated else {}
+                return picture
     except PhotoError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        limit = Image.MAX_IMAGE_PIXELS // 10**6
-        raise PhotoError(f"This picture has more than {limit} million pixels. Please choose a smaller one.") from None
+    except Image.DecompressionBombError:  # twice as many as Pillow warns of, and too many for any format
+        _check_pixels(2 * Image.MAX_IMAGE_PIXELS, "JPEG")
     except UnidentifiedImageError:
         raise PhotoError(f"This file is not a picture I can read. Please choose {READABLE} photo.") from None
     except Exception as error:  # a decoder fed hostile bytes may raise anything: struct.error, SyntaxError, MemoryError
@@ -70,6 +82,19 @@ def _stream(source) -> io.BytesIO:
     if size > MAX_BYTES:
         raise PhotoError(f"This file is larger than {MAX_BYTES // 2**20} MB. Please choose a smaller photo.")
     return io.BytesIO(content)
+
+
+def _check_pixels(count: int, format: str) -> None:
+    limit = MAX_PIXELS_JPEG if format in ("JPEG", "MPO") else MAX_PIXELS
+    if count > limit:
+        raise PhotoError(f"This picture has more than {limit // 10**6} million pixels. Please choose a smaller one.")
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return image.format in ("GIF", "WEBP", "PNG", "AVIF") and image.is_animated
+    except Exception:  # what is broken is the second frame, which nobody needs
+        return False
 
 
 def _upright_rgb(image: Image.Image, side: int) -> Image.Image:

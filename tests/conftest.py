@@ -19,9 +19,15 @@ import bears.torchvision_ops  # noqa: F401  before any test module imports fasta
 
 # isort: split
 import pytest
+from hypothesis import settings
 from PIL import Image, ImageColor, ImageDraw
 
 ROOT = Path(__file__).parent.parent
+
+# The same files in every run; with --hypothesis-profile=thorough others, and many more.
+settings.register_profile("default", max_examples=40, derandomize=True, deadline=None)
+settings.register_profile("thorough", max_examples=400, deadline=None, database=None)
+settings.load_profile("default")
 
 
 def encode(image: Image.Image, format: str, **options) -> bytes:

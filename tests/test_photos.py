@@ -2,17 +2,23 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from conftest import draw_bear, encode
+from conftest import ROOT, draw_bear, encode
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from bears import photos
+from bears.classifier import Classifier
 from bears.photos import PhotoError, open_photo
 
-FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"]
+CLASSIFIER = Classifier.load(ROOT / "export.pkl")
+FORMATS = ["JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF"]
 
 
 def quarters(width=64, height=48) -> Image.Image:
@@ -83,7 +89,7 @@ def test_a_picture_passed_in_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 def test_a_turned_photo_is_set_upright(format, orientation):
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(quarters()))))
     assert_looks_like(open_photo(encode(stored, format, exif=exif(orientation))), quarters())
@@ -127,11 +133,30 @@ def test_floating_point_shades_span_black_to_white():
     assert (picture.min(), picture.max()) == (0, 255)
 
 
-def test_of_an_animation_the_first_frame_counts():
-    frames = [quarters(), Image.new("RGB", (64, 48), "black")]
-    for format in ("GIF", "WEBP"):
-        content = encode(frames[0], format, save_all=True, append_images=frames[1:])
-        assert_looks_like(open_photo(content), quarters())
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_of_an_animation_the_first_frame_counts_and_it_says_so(format):
+    black = Image.new("RGB", (64, 48), "black")
+    picture = open_photo(encode(quarters(), format, save_all=True, append_images=[black]))
+    assert_looks_like(picture, quarters())
+    assert picture.info == {"animated": True}
+    assert open_photo(encode(quarters(), format)).info == {}
+
+
+def test_a_phones_photo_with_a_second_picture_in_it_is_no_animation():
+    """Depth and brightness maps come as MPO, which is JPEG after JPEG."""
+    content = encode(quarters(), "MPO", save_all=True, append_images=[quarters(32, 24)])
+    picture = open_photo(content)
+    assert_looks_like(picture, quarters())
+    assert picture.info == {}
+
+
+def test_an_animation_whose_second_frame_is_broken_is_shown(monkeypatch):
+    def broken(*_):
+        raise SyntaxError("not a GIF frame")
+
+    content = encode(quarters(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 48), "black")])
+    monkeypatch.setattr("PIL.GifImagePlugin.GifImageFile.is_animated", property(broken))
+    assert_looks_like(open_photo(content), quarters())
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
@@ -166,10 +191,34 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize("size", [(10_000, 9_000), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize("size", [(10_000, 5_001), (10_000, 9_000), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(size):
-    with pytest.raises(PhotoError, match="more than 89 million pixels"):
+    with pytest.raises(PhotoError, match="more than (50|100) million pixels"):
         open_photo(png_header(*size))
+
+
+def test_a_jpeg_may_be_larger_because_it_is_decoded_at_a_fraction_of_its_size():
+    assert min(open_photo(encode(Image.new("L", (10_000, 9_900)), "JPEG")).size) >= photos.SIDE
+    with pytest.raises(PhotoError, match="more than 100 million pixels"):
+        open_photo(encode(Image.new("L", (10_000, 10_100)), "JPEG"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+@pytest.mark.parametrize(
+    "format, options", [("WEBP", {"method": 0}), ("JPEG", {"progressive": True}), ("AVIF", {"speed": 10})]
+)
+def test_the_largest_photo_of_a_format_stays_within_the_stated_memory(tmp_path, format, options):
+    side = 10_000 if format == "JPEG" else 7_000
+    (tmp_path / "large").write_bytes(encode(quarters(side, side), format, **options))
+    script = f"""
+import resource
+from bears.photos import open_photo
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+open_photo({str(tmp_path / "large")!r})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 800_000, "kilobytes"
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -233,3 +282,53 @@ def test_the_files_people_really_have(real_photos):
         assert picture.mode == "RGB"
         with Image.open(path) as original:
             assert min(picture.size) >= min(photos.SIDE, *original.size)
+
+
+# What nobody thought of
+
+
+def mutations(content: bytes) -> st.SearchStrategy[bytes]:
+    """`content` with some of its bytes changed, left out, repeated or cut off."""
+    place = st.integers(0, len(content) - 1)
+    # most decoders decide by the first bytes, so every other change is there
+    place = st.one_of(place, st.integers(0, min(200, len(content) - 1)))
+    changes = st.lists(st.tuples(place, st.integers(0, 255)), max_size=8)
+    cuts = st.lists(st.tuples(place, st.integers(-40, 40)), max_size=2)
+
+    def mutated(changes, cuts, end):
+        damaged = bytearray(content)
+        for index, byte in changes:
+            damaged[index] = byte
+        for index, length in cuts:
+            part = damaged[index : index + abs(length)]
+            damaged[index : index + abs(length)] = part * 2 if length > 0 else b""
+        return bytes(damaged[:end])
+
+    return st.builds(mutated, changes, cuts, st.one_of(st.none(), place))
+
+
+SEEDS = {
+    format: encode(draw_bear(96), format, **options)
+    for format, options in {
+        "JPEG": {"exif": exif(6)},
+        "PNG": {"exif": exif(6)},
+        "WEBP": {"exif": exif(6), "save_all": True, "append_images": [draw_bear(96).rotate(9)]},
+        "HEIF": {"exif": exif(6)},
+        "AVIF": {"exif": exif(6)},
+        "GIF": {"save_all": True, "append_images": [draw_bear(96).rotate(9)]},
+        "BMP": {},
+        "TIFF": {"compression": "tiff_lzw"},
+    }.items()
+}
+
+
+@pytest.mark.parametrize("format", SEEDS)
+@given(data=st.data())
+def test_a_damaged_file_gives_an_answer_or_a_sentence(format, data):
+    content = data.draw(mutations(SEEDS[format]))
+    try:
+        answer = CLASSIFIER.classify(content)
+    except PhotoError as error:
+        assert str(error).endswith(".")
+    else:
+        assert answer.label in CLASSIFIER.vocab and 0 <= answer.probability <= 1
