@@ -132,6 +132,7 @@ def model_card(
     if report.scores is not None:
         front_matter["metrics"] = ["accuracy"]
         front_matter["model-index"] = [_model_index(Path(file).stem, report.scores)]
+        front_matter["held_out"] = _held_out(report)
     return TEMPLATE.format(
         front_matter=yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True),
         file=file,
@@ -144,6 +145,14 @@ def model_card(
         results=_results(report, temperature),
         novelty=_novelty(report) if knows_novelty else "It was trained without a way to tell.",
     )
+
+
+def _held_out(report: Report) -> dict:
+    """What the page says of the test."""
+    scores = report.scores
+    interval = [round(bound, 4) for bound in scores.interval]
+    doubted = {} if report.novelty is None else {"doubted": report.novelty.doubted}
+    return {"photos": scores.of, "wrong": scores.wrong, "error_interval": interval} | doubted
 
 
 def _data(report: Report) -> str:

@@ -53,8 +53,9 @@ class Answer:
 class Classifier:
     """A fastai image classifier, ready to answer."""
 
-    def __init__(self, learner: Learner):
+    def __init__(self, learner: Learner, card: dict | None = None):
         """`learner` is what `load_learner` returns: a single-label vision learner on the CPU."""
+        self.card = card or {}  # the front matter of MODEL_CARD.md
         self.vocab = [str(label) for label in learner.dls.vocab]
         self._model = learner.model.eval()
         self._activation = learner.loss_func.activation
@@ -78,7 +79,7 @@ class Classifier:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="load_learner", category=UserWarning)  # just checked
-                return cls(load_learner(io.BytesIO(content)))
+                return cls(load_learner(io.BytesIO(content)), card)
         except Exception as error:  # unpickling fails in as many ways as there are classes in the file
             raise ExportError(_why_unreadable(path, card.get("versions", {}))) from error
 
@@ -134,11 +135,11 @@ def _read_export(path: Path) -> bytes:
 
 
 def _read_card(path: Path) -> dict:
-    """What the card beside the export at `path` says of it: its `sha256`, size in `bytes`, and `versions`."""
+    """The front matter of the card beside the export at `path`; of it, `sha256`, `bytes` and `versions` are checked."""
     card = path.with_name(CARD)
     try:
         front_matter = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])
-        return {
+        return front_matter | {
             "sha256": str(front_matter["sha256"]),
             "bytes": int(front_matter.get("bytes", 0)),
             "versions": dict(front_matter.get("versions", {})),

@@ -77,11 +77,16 @@ def _stream(source) -> io.BytesIO:
             raise PhotoError(f"{source} cannot be read: {error.strerror}.") from error
     else:
         content, size = source, len(source)
+    check_size(size)
+    return io.BytesIO(content)
+
+
+def check_size(size: int) -> None:
+    """Raises `PhotoError` where `open_photo` would because of the size of the file, in bytes."""
     if size == 0:
         raise PhotoError("This file is empty. Please choose a photo.")
     if size > MAX_BYTES:
         raise PhotoError(f"This file is larger than {MAX_BYTES // 2**20} MB. Please choose a smaller photo.")
-    return io.BytesIO(content)
 
 
 def _check_pixels(count: int, format: str) -> None:

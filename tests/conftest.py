@@ -22,6 +22,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageColor, ImageDraw
 
+pytest_plugins = ["browsing"]
+
 ROOT = Path(__file__).parent.parent
 
 # The same files in every run; with --hypothesis-profile=thorough others, and many more.

@@ -1,189 +1,146 @@
-"""app.ipynb served by Voilà, used by a visitor in a real browser. What they saw is in tests/screenshots."""
+"""app.ipynb and bears.page: a visit, from the first look to the answer, and what visitors do to a page."""
 
-import contextlib
+import base64
 import hashlib
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 import warnings
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from browsing import ANSWER, STRANGER, Visitor, file, serve
 from conftest import ROOT, draw_bear, encode
 from fastai.learner import load_learner
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from sklearn.datasets import load_sample_image
 
-from bears.classifier import Classifier
+from bears.classifier import Answer, Classifier
+from bears.page import MOST, about, bars, listed, thumbnail
 from bears.photos import MAX_BYTES
 
-ANSWER = re.compile(r"^Prediction: (\w+); Probability: ([01]\.\d{4})$")
-STRANGER = re.compile(r"^This does not look like anything I was taught\. Closest: (\w+)$")
-EITHER = re.compile(r"(?:Prediction|Closest): (\w+)")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+SCRIPTS = "**/anywidget/**"  # what uploads.js needs
+TEMPLE = encode(Image.fromarray(load_sample_image("china.jpg")), "JPEG")
 
 
-@contextlib.contextmanager
-def serve(folder: Path, *options: str):
-    """The address of the page, served as the README says, from a copy of the project."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = folder / "voila.log"
-    command = [sys.executable, "-m", "voila", "app.ipynb", "--no-browser", f"--port={port}", *options]
-    with open(log, "w") as output, subprocess.Popen(command, cwd=folder, stdout=output, stderr=output) as server:
-        try:
-            for _ in range(600):
-                assert server.poll() is None, f"Voilà ended; see {log}"
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            server.terminate()
+# Its parts
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """What a visitor's request can reach: a copy of the page and what it needs, to which a test may do harm."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("app.ipynb", "export.pkl", "MODEL_CARD.md", "voila.json"):
-        shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "bears", folder / "bears")
-    return folder
+def test_bars_show_every_label_the_largest_first():
+    html = bars(Answer("b&w", 0.9994, {"a": 0.0001, "b&w": 0.9994, "c": 0.0005}))
+    assert re.findall("<dt>(.*?)</dt>", html) == ["b&amp;w", "c", "a"]
+    assert re.findall('percent">(.*?) %', html) == ["&gt; 99.9", "&lt; 0.1", "&lt; 0.1"]
+    assert re.findall('percent">(.*?) %', bars(Answer("a", 0.6, {"a": 0.6, "b": 0.4}))) == ["60.0", "40.0"]
 
 
-@pytest.fixture(scope="module")
-def url(project):
-    with serve(project) as address:
-        yield address
+def test_about_says_what_the_card_says():
+    card = {"labels": ["a", "<b>"], "held_out": {"photos": 209, "wrong": 4, "error_interval": [0.0075, 0.0482]}}
+    html = about(card)
+    assert "a or &lt;b&gt;" in html and "209 photos" in html and "1.9% (95 % interval 0.8% to 4.8%)" in html
+    assert "did not recognise" not in html and "5 of them it did not" in about(
+        card | {"held_out": card["held_out"] | {"doubted": 5}}
+    )
+    assert "in the server&#x27;s memory only" in about({}), "a card that says nothing"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, BROWSERS)), None)
-        if not path and not Path(playwright.chromium.executable_path).exists():
-            reason = "needs a browser: install Chromium, or run: playwright install chromium"
-            pytest.fail(reason) if os.environ.get("BEARS_TEST_BROWSER") == "required" else pytest.skip(reason)
-        with playwright.chromium.launch(executable_path=path) as browser:
-            yield browser
+def test_labels_are_listed_as_one_would_say_them():
+    assert [listed(labels) for labels in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a or b", "a, b or c"]
 
 
-class Visitor:
-    """Somebody with the page open."""
-
-    def __init__(self, browser, url):
-        self.page = browser.new_page(viewport={"width": 800, "height": 600})
-        self.errors = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(url, timeout=120_000)
-        self.upload = self.page.locator(".widget-upload")
-        self.classify = self.page.get_by_role("button", name="Classify")
-        self.says = self.page.locator(".widget-label").last
-        self.thumbnail = self.page.locator(".jp-OutputArea img")
-        expect(self.classify).to_be_visible(timeout=120_000)
-
-    def chooses(self, file: Path | dict):
-        with self.page.expect_file_chooser() as chooser:
-            self.upload.click()
-        self.upload.evaluate("button => button.textContent = ''")  # until the widget has read the file
-        chooser.value.set_files(file)
-        expect(self.upload).to_have_text("Upload (1)", timeout=30_000)
-
-    def uploads(self, content: bytes, name="bear.jpg", type="image/jpeg"):
-        self.chooses({"name": name, "mimeType": type, "buffer": content})
-        self.classify.click()
-
-    def reads(self, sentence: str | re.Pattern) -> str:
-        expect(self.says).to_have_text(sentence, timeout=30_000)
-        return self.says.inner_text()
-
-
-@pytest.fixture
-def visitor(browser, url):
-    visitor = Visitor(browser, url)
-    yield visitor
-    visitor.page.close()
-    assert visitor.errors == []
-
-
-@pytest.fixture
-def screenshot(request):
-    def save(visitor):
-        folder = ROOT / "tests" / "screenshots"
-        folder.mkdir(exist_ok=True)
-        visitor.page.screenshot(path=folder / f"{request.node.name}.png")
-
-    return save
+def test_a_thumbnail_is_small_and_has_a_text():
+    html = thumbnail(draw_bear(), 'a "bear" <b>.jpg').data
+    assert 'alt="a &quot;bear&quot; &lt;b&gt;.jpg"' in html
+    assert len(base64.b64decode(re.search('base64,([^"]+)', html).group(1))) < 30_000
 
 
 # A visit
 
 
-def test_a_photo_gets_an_answer(visitor, screenshot):
-    visitor.uploads(encode(draw_bear(), "JPEG"))
+def test_nothing_is_chosen_yet(newcomer):
+    expect(newcomer.classify).to_be_disabled()
+    expect(newcomer.rows).to_have_count(0)
+    expect(newcomer.page.get_by_text("Is it black, grizzly or teddy?")).to_be_visible()
+
+
+def test_a_photo_is_shown_at_once_and_gets_its_answer_with_the_button(visitor, screenshot):
+    visitor.chooses(file())
+    thumbnail = visitor.rows.locator("img")
+    expect(thumbnail).to_be_visible()
+    expect(thumbnail).to_have_attribute("alt", "bear.jpg")
+    expect(visitor.says()).to_have_text("")
+    expect(visitor.classify).to_be_enabled()
+    visitor.classify.click()
     label, probability = ANSWER.match(visitor.reads(ANSWER)).groups()
-    expected = Classifier.load(ROOT / "export.pkl").classify(encode(draw_bear(), "JPEG"))
+    expected = Classifier.load(ROOT / "export.pkl").classify(file()["buffer"])
     assert (label, probability) == (expected.label, f"{expected.probability:.4f}")
-    expect(visitor.thumbnail).to_be_visible()
-    assert visitor.thumbnail.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [256, 256]
+    ranked = sorted(expected.probabilities, key=lambda label: -expected.probabilities[label])
+    assert visitor.rows.locator("dt").all_inner_texts() == ranked
+    expect(visitor.classify).to_be_disabled()
     screenshot(visitor)
 
 
 def test_a_bear_is_told_from_a_temple(visitor, screenshot):
-    temple = Image.fromarray(load_sample_image("china.jpg"))
-    visitor.uploads(encode(temple, "JPEG"), "temple.jpg")
+    visitor.uploads(file(TEMPLE, "temple.jpg"))
     label = STRANGER.match(visitor.reads(STRANGER)).group(1)
-    assert label == Classifier.load(ROOT / "export.pkl").classify(encode(temple, "JPEG")).label
-    assert "robability" not in visitor.says.inner_text()
-    expect(visitor.says).to_have_class(re.compile("notice"))
-    expect(visitor.thumbnail).to_be_visible()
+    assert label == Classifier.load(ROOT / "export.pkl").classify(TEMPLE).label
+    assert "robability" not in visitor.rows.inner_text() and "%" not in visitor.rows.inner_text()
+    expect(visitor.says()).to_have_class(re.compile("notice"))
     screenshot(visitor)
-    visitor.uploads(encode(draw_bear(), "JPEG"))
+    visitor.uploads(file())
     visitor.reads(ANSWER)
-    expect(visitor.says).not_to_have_class(re.compile("notice"))
+    expect(visitor.says()).not_to_have_class(re.compile("notice"))
 
 
-def test_real_bears_of_each_kind_are_named(visitor, real_photos):
-    for folder in sorted((real_photos / "bears").iterdir()):
-        photos = sorted(folder.iterdir())[:5]
-        labels = []
-        for photo in photos:
-            visitor.uploads(photo.read_bytes())
-            labels.append(EITHER.search(visitor.reads(EITHER)).group(1))
-            visitor.page.evaluate("document.querySelectorAll('.widget-label').forEach(e => e.textContent = '')")
-        assert labels.count(folder.name) >= 4, labels
+def test_a_second_photo_takes_the_place_of_the_first_even_if_it_is_the_same(visitor):
+    visitor.uploads(file())
+    first = visitor.reads(ANSWER)
+    for _ in range(2):
+        visitor.uploads(file())
+        assert visitor.reads(ANSWER) == first
+        expect(visitor.rows).to_have_count(1)
 
 
-def test_real_photos_of_something_else_are_not_recognised(visitor, real_photos):
-    for photo in sorted((real_photos / "not_bears").iterdir())[::100]:
-        visitor.uploads(photo.read_bytes())
-        visitor.reads(STRANGER)
-        visitor.page.evaluate("document.querySelectorAll('.widget-label').forEach(e => e.textContent = '')")
-
-
-def test_a_second_photo_takes_the_place_of_the_first(visitor):
-    visitor.uploads(encode(draw_bear(), "PNG"), "first.png", "image/png")
-    visitor.reads(ANSWER)
-    first = visitor.thumbnail.get_attribute("src")
-    visitor.uploads(encode(draw_bear(fur="#222222"), "PNG"), "second.png", "image/png")
-    expect(visitor.thumbnail).not_to_have_attribute("src", first)
-    visitor.reads(ANSWER)
-    expect(visitor.thumbnail).to_have_count(1)
-
-
-def test_classify_without_a_photo_asks_for_one(visitor):
+def test_several_photos_get_one_row_each(visitor, screenshot):
+    moving = encode(draw_bear(200), "GIF", save_all=True, append_images=[draw_bear(200).rotate(9)])
+    visitor.chooses(
+        file(), file(b"not a bear", "notes.txt", "text/plain"), file(TEMPLE), file(moving, "a.gif", "image/gif")
+    )
+    visitor.reads(re.compile("^This file is not a picture I can read"), 1)
+    expect(visitor.rows.locator("img")).to_have_count(3)
     visitor.classify.click()
-    visitor.reads("Please choose a photo first.")
+    for number, answer in (0, ANSWER), (2, STRANGER), (3, ANSWER):
+        visitor.reads(answer, number)
+    expect(visitor.rows.nth(3)).to_contain_text("a.gif (moving; only its first picture counts)")
+    screenshot(visitor)
+
+
+def test_while_it_works_the_button_says_so_and_a_bar_shows_how_far_it_is(visitor):
+    visitor.chooses(*[file()] * MOST)
+    expect(visitor.page.locator(".widget-hprogress")).not_to_be_visible()
+    visitor.page.evaluate("""() => {
+        window.seen = [];
+        const look = () => seen.push([
+            document.querySelector(".classify").textContent,
+            getComputedStyle(document.querySelector(".widget-hprogress")).visibility]);
+        new MutationObserver(look).observe(document.body, {subtree: true, childList: true, attributes: true});
+    }""")
+    visitor.classify.click()
+    visitor.reads(ANSWER, MOST - 1)
+    expect(visitor.classify).to_have_text("Classify")
+    assert ["Classifying …", "visible"] in visitor.page.evaluate("seen")
+    expect(visitor.page.locator(".widget-hprogress")).not_to_be_visible()
+
+
+def test_of_too_many_photos_the_first_are_taken_and_it_says_so(visitor):
+    with visitor.page.expect_file_chooser() as chooser:
+        visitor.choose.click()
+    chooser.value.set_files([file()] * (MOST + 3))
+    expect(visitor.rows).to_have_count(MOST, timeout=30_000)
+    expect(visitor.page.get_by_text(f"Only the first {MOST} of these {MOST + 3} photos are shown.")).to_be_visible()
 
 
 @pytest.mark.parametrize("content, sentence", [
@@ -192,23 +149,137 @@ def test_classify_without_a_photo_asks_for_one(visitor):
     (encode(draw_bear(), "JPEG")[:5000], re.compile("^This picture is damaged or incomplete")),
 ], ids=["text", "empty", "truncated"])  # fmt: skip
 def test_what_is_not_a_photo_gets_a_sentence_and_the_page_goes_on(visitor, screenshot, content, sentence):
-    visitor.uploads(content, "notes.txt", "text/plain")
+    visitor.chooses(file(content, "notes.txt", "text/plain"))
     visitor.reads(sentence)
-    expect(visitor.thumbnail).to_have_count(0)
+    expect(visitor.rows.locator("img")).to_have_count(0)
+    expect(visitor.classify).to_be_disabled()
     screenshot(visitor)
-    visitor.uploads(encode(draw_bear(), "JPEG"))
+    visitor.uploads(file())
     visitor.reads(ANSWER)
 
 
-def test_uploads_of_64_megabytes_arrive_and_larger_ones_are_refused(visitor, tmp_path):
+@pytest.mark.parametrize("blocked", [None, SCRIPTS], ids=["uploads.js", "without scripts"])
+def test_uploads_of_64_megabytes_arrive_and_larger_ones_are_refused(browser, url, tmp_path, blocked):
     """From a file: Playwright takes no more than 50 MB any other way."""
+    visitor = Visitor(browser, url, blocked=blocked)
     photo = encode(draw_bear(), "JPEG")
     for size, sentence in ((MAX_BYTES, ANSWER), (MAX_BYTES + 1, re.compile("^This file is larger than 64 MB"))):
         path = tmp_path / f"{size}.jpg"
         path.write_bytes(photo + bytes(size - len(photo)))  # what follows the end of a JPEG is ignored
-        visitor.chooses(path)
-        visitor.classify.click()
+        visitor.uploads(path)
         visitor.reads(sentence)
+    visitor.leaves()
+
+
+def test_the_name_of_a_file_is_never_more_than_text(visitor):
+    visitor.page.on("dialog", lambda dialog: pytest.fail("the name was run"))
+    for name in (
+        '<img src=x onerror="alert(1)">.jpg',
+        "\"><script>alert('1')</script>",
+        "$\\LaTeX$" + "x" * 300 + ".jpg",
+    ):
+        visitor.uploads(file(name=name))
+        visitor.reads(ANSWER)
+        assert visitor.rows.locator(".file").inner_text() == name
+        assert visitor.rows.locator("script").count() == 0 and visitor.rows.locator("img").count() == 1
+
+
+def test_real_bears_of_each_kind_are_named_and_other_things_are_not(visitor, real_photos):
+    for folder in sorted((real_photos / "bears").iterdir()):
+        visitor.uploads(*sorted(folder.iterdir())[:5])
+        expect(visitor.classify).to_have_text("Classify")
+        labels = [re.split("[:;] ", visitor.reads(re.compile("Prediction|Closest"), number))[1] for number in range(5)]
+        assert labels.count(folder.name) >= 4, labels
+    visitor.uploads(*sorted((real_photos / "not_bears").iterdir())[::100])
+    for number in range(5):
+        visitor.reads(STRANGER, number)
+
+
+def test_files_people_really_have_are_answered(visitor, real_photos):
+    originals = sorted((real_photos / "originals").iterdir())
+    visitor.uploads(*originals)
+    for number in range(len(originals)):
+        visitor.reads(re.compile("^(Prediction|This does not look)"), number)
+
+
+# Other ways to hand over a photo
+
+
+TRANSFER = """([bytes, name, type]) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([new Uint8Array(bytes)], name, {type}));
+    const make = {
+        drop: () => new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}),
+        over: () => new DragEvent("dragover", {dataTransfer: transfer, bubbles: true, cancelable: true}),
+        paste: () => new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true, cancelable: true}),
+    };
+    window.hand = (what) => document.body.dispatchEvent(make[what]());
+}"""
+
+
+def test_a_photo_can_be_dropped(visitor, screenshot):
+    visitor.page.evaluate(TRANSFER, [list(file()["buffer"]), "dropped.jpg", "image/jpeg"])
+    visitor.page.evaluate("hand('over')")
+    expect(visitor.page.locator("body.dropping")).to_have_count(1)
+    screenshot(visitor)
+    visitor.page.evaluate("hand('drop')")
+    expect(visitor.page.locator("body.dropping")).to_have_count(0)
+    expect(visitor.rows.locator("img")).to_have_attribute("alt", "dropped.jpg")
+    visitor.classify.click()
+    visitor.reads(ANSWER)
+
+
+def test_a_photo_can_be_pasted(visitor):
+    visitor.page.evaluate(TRANSFER, [list(file()["buffer"]), "image.png", "image/png"])
+    visitor.page.evaluate("hand('paste')")
+    expect(visitor.rows.locator("img")).to_be_visible()
+    visitor.classify.click()
+    visitor.reads(ANSWER)
+
+
+def large_photo() -> bytes:
+    """12 megapixels, 4 MB."""
+    grain = np.random.default_rng(0).integers(-14, 15, (3000, 4000, 1))
+    photo = np.asarray(draw_bear().resize((3000, 3000)).crop((-500, 0, 3500, 3000)), np.int16)
+    return encode(Image.fromarray(np.uint8(np.clip(photo + grain, 0, 255))), "JPEG", quality=92)
+
+
+def test_a_large_photo_is_made_smaller_before_it_is_sent(visitor):
+    photo, before = large_photo(), visitor.sent
+    assert len(photo) > 4_000_000
+    visitor.chooses(file(photo))
+    assert visitor.sent - before < 400_000
+    visitor.classify.click()
+    label, probability = ANSWER.match(visitor.reads(ANSWER)).groups()
+    expected = Classifier.load(ROOT / "export.pkl").classify(photo)
+    assert label == expected.label and float(probability) == pytest.approx(expected.probability, abs=0.05)
+
+
+def test_a_large_photo_on_its_side_arrives_upright(visitor):
+    turned, exif = draw_bear(2400).crop((0, 0, 2400, 1600)).transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6
+    visitor.chooses(file(encode(turned, "JPEG", exif=exif, quality=100)))
+    shape = visitor.rows.locator("img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    assert shape[0] > 1.4 * shape[1]
+
+
+def test_without_scripts_the_plain_upload_works(browser, url):
+    visitor = Visitor(browser, url, blocked=SCRIPTS)
+    for _ in range(2):  # the same file twice
+        visitor.uploads(file(), file(TEMPLE))
+        visitor.reads(ANSWER, 0)
+        visitor.reads(STRANGER, 1)
+    visitor.leaves()
+
+
+def test_two_tabs_answer_each_their_own_photo(visitor, newcomer):
+    one, other = visitor, newcomer
+    one.chooses(file())
+    other.chooses(file(TEMPLE))
+    one.classify.click()
+    other.classify.click()
+    one.reads(ANSWER)
+    other.reads(STRANGER)
 
 
 # What the server gives away
@@ -252,10 +323,10 @@ def test_an_export_that_does_not_know_novelty_serves_and_says_so(browser, projec
     (folder / "MODEL_CARD.md").write_text(f"---\nsha256: {sha256}\n---\n")
     with serve(folder) as url:
         visitor = Visitor(browser, url)
-        expect(visitor.page.get_by_text("Whatever is on it, this classifier names one of these.")).to_be_visible()
-        visitor.uploads(encode(Image.fromarray(load_sample_image("china.jpg")), "JPEG"))
+        expect(visitor.page.get_by_text("Whatever is on the photo, this classifier names one")).to_be_visible()
+        visitor.uploads(file(TEMPLE))
         visitor.reads(ANSWER)
-        visitor.page.close()
+        visitor.leaves()
 
 
 def test_a_broken_export_is_explained_in_the_page(browser, project, tmp_path, screenshot):
@@ -264,10 +335,15 @@ def test_a_broken_export_is_explained_in_the_page(browser, project, tmp_path, sc
     with serve(folder) as url:
         visitor = Visitor(browser, url)
         expect(visitor.page.get_by_text("export.pkl is incomplete: 9 of")).to_be_visible()
+        expect(visitor.choose).to_be_disabled()
+        visitor.page.evaluate(TRANSFER, [list(file()["buffer"]), "dropped.jpg", "image/jpeg"])
+        visitor.page.evaluate("hand('drop')")
+        time.sleep(1)
+        expect(visitor.rows).to_have_count(0)
         expect(visitor.classify).to_be_disabled()
         assert "Traceback" not in visitor.page.content()
         screenshot(visitor)
-        visitor.page.close()
+        visitor.leaves()
 
 
 def test_a_fault_of_ours_gets_a_sentence_and_its_traceback_goes_to_the_log_only(browser, project, tmp_path):
@@ -276,14 +352,47 @@ def test_a_fault_of_ours_gets_a_sentence_and_its_traceback_goes_to_the_log_only(
         module.write("\nClassifier.classify = lambda self, photo: 1 / 0\n")
     with serve(folder) as url:
         visitor = Visitor(browser, url)
-        visitor.uploads(encode(draw_bear(), "JPEG"))
+        visitor.uploads(file())
         visitor.reads(re.compile("^Something went wrong here"))
         assert "ZeroDivisionError" not in visitor.page.content()
-        visitor.page.close()
+        visitor.leaves()
     assert "ZeroDivisionError" in (folder / "voila.log").read_text()
 
 
 # Kernels
+
+
+def kernel_of(visitor) -> str:
+    return visitor.page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').text).kernelId")
+
+
+GONE = "This page has lost its connection to the server."
+
+
+def test_when_the_kernel_is_gone_the_page_says_so_and_offers_to_reload(newcomer, screenshot):
+    visitor = newcomer
+    visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
+    time.sleep(0.5)
+    expect(visitor.page.get_by_role("alert")).to_have_count(0)
+    visitor.page.route(f"**/api/kernels/{kernel_of(visitor)}", lambda route: route.fulfill(status=404))
+    visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
+    expect(visitor.page.get_by_role("alert")).to_contain_text(GONE)
+    screenshot(visitor)
+    visitor.page.get_by_role("button", name="Reload").click()
+    expect(visitor.page.get_by_role("alert")).to_have_count(0)
+    visitor.uploads(file())
+    visitor.reads(ANSWER)
+
+
+def test_when_the_server_ends_the_page_says_so(browser, project, tmp_path):
+    folder = shutil.copytree(project, tmp_path / "project")
+    with serve(folder) as url:
+        visitor = Visitor(browser, url)
+    for _ in range(2):  # once could be a lost packet
+        visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
+        time.sleep(0.5)
+    expect(visitor.page.get_by_role("alert")).to_contain_text(GONE)
+    visitor.page.context.close()
 
 
 def test_the_kernel_of_a_closed_page_is_culled_and_the_preheated_one_is_not(browser, project, tmp_path):
@@ -291,11 +400,10 @@ def test_the_kernel_of_a_closed_page_is_culled_and_the_preheated_one_is_not(brow
     impatient = ["--MappingKernelManager.cull_idle_timeout=3", "--MappingKernelManager.cull_interval=1"]
     with serve(folder, *impatient) as url:
         visitor = Visitor(browser, url)
-        kernel = visitor.page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').text).kernelId")
-        alive = f"{url}api/kernels/{kernel}"
+        alive = f"{url}api/kernels/{kernel_of(visitor)}"
         time.sleep(8)
         assert get(alive)[0] == 200, "a page that is open keeps its kernel"
-        visitor.page.close()
+        visitor.leaves()
         for _ in range(60):
             if get(alive)[0] == 404:
                 break
@@ -304,6 +412,6 @@ def test_the_kernel_of_a_closed_page_is_culled_and_the_preheated_one_is_not(brow
             pytest.fail("the kernel is still there a minute after its page was closed")
         time.sleep(5)  # by now the preheated kernel has been idle for longer than the limit, too
         visitor = Visitor(browser, url)
-        visitor.uploads(encode(draw_bear(), "JPEG"))
+        visitor.uploads(file())
         visitor.reads(ANSWER)
-        visitor.page.close()
+        visitor.leaves()

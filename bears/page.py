@@ -1,0 +1,118 @@
+"""What the page has beyond the book's widgets: other ways to hand over a photo, bars, and what the card says.
+
+Whatever comes from a visitor or from the card is text here, never HTML.
+"""
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import anywidget
+import ipywidgets as widgets
+import traitlets
+from IPython.display import HTML
+from PIL import Image, ImageOps
+
+from bears.classifier import Answer
+from bears.photos import MAX_BYTES, SIDE, check_size, open_photo
+
+MOST = 20  # photos at once: each is kept in memory, 3 MB at most, until the next ones come
+THUMBNAIL = 256  # pixels
+HEARTBEAT = 15  # seconds between two questions to the server whether it is still there
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that a visitor handed over."""
+
+    name: str
+    size: int  # bytes, before the browser made it smaller
+    content: bytes  # nothing, if it is too large to be sent
+
+    def open(self) -> Image.Image:
+        """As `open_photo`, which says what is wrong with it, too."""
+        check_size(self.size)
+        return open_photo(self.content)
+
+
+class Uploads(anywidget.AnyWidget):
+    """Hands over photos that are chosen with a `FileUpload`, dropped onto the page or pasted.
+
+    Where the visitor's browser runs uploads.js, they are scaled down before they are sent; otherwise they come as the
+    FileUpload sends them. On a phone its chooser offers the camera.
+    """
+
+    _esm = Path(__file__).with_name("uploads.js")
+    accept = traitlets.Unicode().tag(sync=True)
+    side = traitlets.Int(SIDE).tag(sync=True)
+    largest = traitlets.Int(MAX_BYTES).tag(sync=True)
+    most = traitlets.Int(MOST).tag(sync=True)
+    heartbeat = traitlets.Int(HEARTBEAT).tag(sync=True)
+
+    def __init__(self, upload: widgets.FileUpload, handler: Callable[[list[Upload], int], None]):
+        """`handler` is called with the files that came together, `MOST` of them at most, and how many there were."""
+        upload.add_class("choose")  # by which uploads.js knows it
+        super().__init__(accept=upload.accept)
+        self._handler, self._arrived = handler, []
+        self.on_msg(self._receive)
+        upload.observe(lambda change: self._plain(upload), "value")
+
+    def _receive(self, _, message: dict, buffers: list[memoryview]) -> None:
+        if message.get("event") == "photo" and len(self._arrived) < MOST:
+            content = bytes(buffers[0]) if buffers else b""
+            self._arrived.append(Upload(str(message["name"]), int(message["size"]), content))
+        elif message.get("event") == "end":
+            arrived, self._arrived = self._arrived, []
+            self._handler(arrived, int(message["count"]))
+
+    def _plain(self, upload: widgets.FileUpload) -> None:
+        if files := upload.value:
+            upload.value = ()  # so that the same file can be chosen again
+            self._handler([Upload(file.name, file.size, bytes(file.content)) for file in files[:MOST]], len(files))
+
+
+def thumbnail(photo: Image.Image, name: str) -> HTML:
+    """For an `Output`; with a text for those who do not see it, which `display(photo)` would not have."""
+    content = io.BytesIO()
+    ImageOps.contain(photo, (THUMBNAIL, THUMBNAIL)).save(content, "JPEG", quality=85)
+    data = base64.b64encode(content.getvalue()).decode()
+    return HTML(f'<img alt="{escape(name) or "the photo"}" src="data:image/jpeg;base64,{data}">')
+
+
+def bars(answer: Answer) -> str:
+    """HTML: the probability of every label, the largest first."""
+    rows = []
+    for label, probability in sorted(answer.probabilities.items(), key=lambda item: -item[1]):
+        bar = f'<div style="width: {probability:.1%}"></div>'
+        percent = "> 99.9" if probability > 0.999 else "< 0.1" if probability < 0.001 else f"{100 * probability:.1f}"
+        rows.append(f'<dt>{escape(label)}</dt><dd class="bar">{bar}</dd><dd class="percent">{escape(percent)} %</dd>')
+    return f'<dl class="bars">{"".join(rows)}</dl>'
+
+
+def about(card: dict) -> str:
+    """HTML: what the front matter of MODEL_CARD.md says of the classifier, folded."""
+    lines = [f"It was taught to tell {listed(card.get('labels', []))}."] if card.get("labels") else []
+    if held_out := card.get("held_out"):
+        low, high = held_out["error_interval"]
+        lines.append(
+            f"Of {held_out['photos']:,} photos kept aside for a test it took {held_out['wrong']:,} for something else, "
+            f"{held_out['wrong'] / held_out['photos']:.1%} (95 % interval {low:.1%} to {high:.1%})."
+        )
+        if "doubted" in held_out:
+            lines.append(f"{held_out['doubted']:,} of them it did not recognise, although it should have.")
+    lines += [
+        "It can be wrong, and sure of it: with photos of another kind than those it was taught with, and with what is "
+        "small, hidden or in the dark. It is no ground for a decision that matters.",
+        "Your photos are kept in the server's memory only, and are gone when this page is closed.",
+    ]
+    paragraphs = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    return f"<details><summary>About this classifier</summary>{paragraphs}</details>"
+
+
+def listed(labels: list[str]) -> str:
+    """'black, grizzly or teddy'"""
+    *most, last = map(str, labels)
+    return f"{', '.join(most)} or {last}" if most else last

@@ -1,0 +1,150 @@
+"""Visitors: app.ipynb served by Voilà, open in a real browser. What they saw is in tests/screenshots.
+
+The fixtures are there for every test, see conftest.py.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, draw_bear, encode
+from playwright.sync_api import Browser, Locator, expect, sync_playwright
+
+ANSWER = re.compile(r"^Prediction: (\w+); Probability: ([01]\.\d{4})$")
+STRANGER = re.compile(r"^This does not look like anything I was taught\. Closest: (\w+)$")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@contextlib.contextmanager
+def serve(folder: Path, *options: str):
+    """The address of the page, served as the README says, from a copy of the project."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / "voila.log"
+    command = [sys.executable, "-m", "voila", "app.ipynb", "--no-browser", f"--port={port}", *options]
+    with open(log, "w") as output, subprocess.Popen(command, cwd=folder, stdout=output, stderr=output) as server:
+        try:
+            for _ in range(600):
+                assert server.poll() is None, f"Voilà ended; see {log}"
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """What a visitor's request can reach: a copy of the page and what it needs, to which a test may do harm."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("app.ipynb", "export.pkl", "MODEL_CARD.md", "voila.json"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "bears", folder / "bears")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def url(project):
+    with serve(project) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")  # not the session: its event loop would be in the way of the notebooks' tests
+def browser():
+    with sync_playwright() as playwright:
+        path = next(filter(None, map(shutil.which, BROWSERS)), None)
+        if not path and not Path(playwright.chromium.executable_path).exists():
+            reason = "needs a browser: install Chromium, or run: playwright install chromium"
+            pytest.fail(reason) if os.environ.get("BEARS_TEST_BROWSER") == "required" else pytest.skip(reason)
+        with playwright.chromium.launch(executable_path=path) as browser:
+            yield browser
+
+
+def file(content: bytes | None = None, name="bear.jpg", type="image/jpeg") -> dict:
+    """A file for Playwright; a drawn bear, if nothing else."""
+    content = encode(draw_bear(), "JPEG") if content is None else content
+    return {"name": name, "mimeType": type, "buffer": content}
+
+
+class Visitor:
+    """Somebody with the page open. Nobody's browser is ever sent to another host."""
+
+    def __init__(self, browser: Browser, url: str, width=800, height=600, blocked: str | None = None, **preferences):
+        self.page = browser.new_context(viewport={"width": width, "height": height}, **preferences).new_page()
+        self.errors, self.outside, self.sent = [], [], 0
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self._requested(request.url, url))
+        self.page.on("websocket", lambda socket: socket.on("framesent", self._sends))
+        if blocked:
+            self.page.route(blocked, lambda route: route.abort())
+        self.page.goto(url, timeout=120_000)
+        self.choose = self.page.locator(".choose")
+        self.classify = self.page.locator(".classify")
+        self.rows = self.page.locator(".answer")
+        expect(self.choose).to_be_visible(timeout=120_000)
+
+    def _requested(self, address: str, url: str):
+        if not address.startswith((url, "data:", "blob:")):
+            self.outside.append(address)
+
+    def _sends(self, payload: str | bytes):
+        self.sent += len(payload)
+
+    def chooses(self, *files: Path | dict):
+        with self.page.expect_file_chooser() as chooser:
+            self.choose.click()
+        self.page.evaluate("document.querySelectorAll('.answer').forEach(row => row.dataset.old = 'true')")
+        chooser.value.set_files(list(files))
+        expect(self.page.locator(".answer:not([data-old])")).to_have_count(len(files), timeout=30_000)
+
+    def uploads(self, *files: Path | dict):
+        self.chooses(*files)
+        if self.classify.is_enabled():
+            self.classify.click()
+
+    def says(self, number: int = 0) -> Locator:
+        """What stands beside a photo, below the name of its file."""
+        return self.rows.nth(number).locator(".says")
+
+    def reads(self, sentence: str | re.Pattern, number: int = 0) -> str:
+        expect(self.says(number)).to_have_text(sentence, timeout=30_000)
+        return self.says(number).inner_text()
+
+    def leaves(self):
+        self.page.context.close()
+        assert self.errors == [] and self.outside == []
+
+
+@pytest.fixture
+def newcomer(browser, url):
+    """Somebody who has just opened the page."""
+    visitor = Visitor(browser, url)
+    yield visitor
+    visitor.leaves()
+
+
+@pytest.fixture(scope="module")
+def visitor(browser, url):
+    """Somebody who stays, and hands over one photo after the other: to open a page takes seconds."""
+    visitor = Visitor(browser, url)
+    yield visitor
+    visitor.leaves()
+
+
+@pytest.fixture
+def screenshot(request):
+    def save(visitor, name=""):
+        folder = ROOT / "tests" / "screenshots"
+        folder.mkdir(exist_ok=True)
+        visitor.page.screenshot(path=folder / f"{request.node.name}{name}.png")
+
+    return save

@@ -1,0 +1,88 @@
+"""The page's looks: narrow or wide, light or dark, for keyboards and screen readers. Look at tests/screenshots."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browsing import ANSWER, STRANGER, Visitor, file
+from playwright.sync_api import expect
+from test_page import TEMPLE
+
+SIZES = {"phone": (360, 740), "desk": (1280, 900)}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_state_passes_axe_and_fits(browser, url, screenshot, size, scheme):
+    """axe-core, with the rules of WCAG 2 A and AA (contrast among them) and good practice."""
+    width, height = SIZES[size]
+    visitor = Visitor(browser, url, width, height, color_scheme=scheme)
+
+    def look(state):
+        screenshot(visitor, f"-{state}")
+        violations = Axe().run(visitor.page).response["violations"]
+        assert violations == [], [(found["id"], [node["html"] for node in found["nodes"]]) for found in violations]
+        wide = visitor.page.evaluate("document.querySelector('#rendered_cells').scrollWidth")
+        assert wide <= width, "no scrolling sideways"
+
+    look("empty")
+    visitor.chooses(file(), file(TEMPLE, "a temple with a name that is longer than its walls " * 3), file(b"no photo"))
+    look("chosen")
+    visitor.classify.click()
+    visitor.reads(ANSWER, 0)
+    visitor.reads(STRANGER, 1)
+    expect(visitor.classify).to_have_text("Classify")
+    look("answered")
+    visitor.page.locator("summary").click()
+    visitor.page.locator("details").scroll_into_view_if_needed()
+    look("about")
+    visitor.page.route("**/api/kernels/*", lambda route: route.fulfill(status=404))
+    visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
+    expect(visitor.page.get_by_role("alert")).to_be_visible()
+    look("gone")
+    visitor.leaves()
+
+
+def test_dark_is_dark(visitor):
+    for scheme, dark in ("dark", True), ("light", False):
+        visitor.page.emulate_media(color_scheme=scheme)
+        ground, text = visitor.page.evaluate("""() => {
+            const style = getComputedStyle(document.querySelector("#rendered_cells"));
+            return [style.backgroundColor, style.color].map(
+                (colour) => colour.match(/[0-9.]+/g).slice(0, 3).reduce((sum, part) => sum + +part, 0));
+        }""")
+        assert (ground < text) == dark
+
+
+def test_everything_can_be_done_with_the_keyboard(newcomer):
+    visitor = newcomer
+    visitor.page.keyboard.press("Tab")
+    expect(visitor.choose).to_be_focused()
+    assert visitor.choose.evaluate("button => getComputedStyle(button).outlineStyle") == "solid", (
+        "one sees where one is"
+    )
+    with visitor.page.expect_file_chooser() as chooser:
+        visitor.page.keyboard.press("Enter")
+    chooser.value.set_files(file())
+    expect(visitor.classify).to_be_enabled()
+    visitor.page.keyboard.press("Tab")
+    expect(visitor.classify).to_be_focused()
+    visitor.page.keyboard.press("Space")
+    visitor.reads(ANSWER)
+    visitor.page.locator("summary").focus()
+    visitor.page.keyboard.press("Enter")
+    expect(visitor.page.locator("details")).to_have_attribute("open", "")
+
+
+def test_answers_are_read_aloud(visitor):
+    expect(visitor.page.locator(".answers")).to_have_attribute("aria-live", "polite")
+
+
+def test_nothing_jumps_while_the_page_is_used(visitor):
+    """What moves by itself counts, what moves within half a second of a click does not: https://web.dev/cls"""
+    visitor.page.evaluate("""() => {
+        window.shift = 0;
+        const add = (list) => list.getEntries().forEach((entry) => { if (!entry.hadRecentInput) shift += entry.value });
+        new PerformanceObserver(add).observe({type: "layout-shift"});
+    }""")
+    visitor.uploads(file(), file(TEMPLE))
+    visitor.reads(STRANGER, 1)
+    assert visitor.page.evaluate("shift") < 0.1, "the limit of 'good'"
