@@ -67,7 +67,7 @@ class Scores:
 
 def _wilson(count: int, of: int) -> tuple[float, float]:
     interval = binomtest(count, of).proportion_ci(0.95, method="wilson")
-    return interval.low, interval.high
+    return float(interval.low), float(interval.high)
 
 
 def evaluate(logits: torch.Tensor, targets: torch.Tensor, vocab: list[str], temperature: float = 1.0) -> Scores:

@@ -19,7 +19,8 @@ from PIL import Image, ImageOps
 from bears.classifier import Answer
 from bears.photos import MAX_BYTES, SIDE, check_size, open_photo
 
-MOST = 20  # photos at once: each is kept in memory, 3 MB at most, until the next ones come
+MOST = 20  # photos at once: each is kept in memory, 6 MB at most, until the next ones come
+LONGEST = 4 * SIDE  # pixels; nothing but a panorama is as long after `open_photo`
 THUMBNAIL = 256  # pixels
 HEARTBEAT = 15  # seconds between two questions to the server whether it is still there
 
@@ -33,9 +34,10 @@ class Upload:
     content: bytes  # nothing, if it is too large to be sent
 
     def open(self) -> Image.Image:
-        """As `open_photo`, which says what is wrong with it, too."""
+        """As `open_photo`, which says what is wrong with it, too; a panorama is made smaller."""
         check_size(self.size)
-        return open_photo(self.content)
+        photo = open_photo(self.content)
+        return photo if max(photo.size) <= LONGEST else ImageOps.contain(photo, (LONGEST, LONGEST))
 
 
 class Uploads(anywidget.AnyWidget):
@@ -64,6 +66,8 @@ class Uploads(anywidget.AnyWidget):
         if message.get("event") == "photo" and len(self._arrived) < MOST:
             content = bytes(buffers[0]) if buffers else b""
             self._arrived.append(Upload(str(message["name"]), int(message["size"]), content))
+        elif message.get("event") == "ping":
+            self.send({"event": "pong"})
         elif message.get("event") == "end":
             arrived, self._arrived = self._arrived, []
             self._handler(arrived, int(message["count"]))

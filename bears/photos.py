@@ -28,6 +28,7 @@ MAX_BYTES = 64 * 2**20  # voila.json lets larger uploads arrive, so that they ar
 MAX_PIXELS = 50_000_000
 MAX_PIXELS_JPEG = 100_000_000
 MIN_SIDE = 16  # pixels; below that there is nothing to see
+MAX_RATIO = 20  # of the longer side to the shorter; a panorama has 10
 SIDE = 512  # pixels; twice what a classifier of 224 pixels looks at, and the most that one should
 
 
@@ -106,6 +107,8 @@ def _upright_rgb(image: Image.Image, side: int) -> Image.Image:
     """`image`, which is changed on the way, as `open_photo` returns it."""
     if min(image.size) < MIN_SIDE:
         raise PhotoError(f"This picture is only {image.width} × {image.height} pixels. Please choose a larger one.")
+    if max(image.size) > MAX_RATIO * min(image.size):
+        raise PhotoError(f"This picture is more than {MAX_RATIO} times as long as wide. Please choose another one.")
     image.load()
     try:
         ImageOps.exif_transpose(image, in_place=True)

@@ -35,9 +35,13 @@ export default {
     const listen = (target, type, handler, options = {}) =>
       target.addEventListener(type, handler, { signal: listening.signal, ...options });
 
-    async function send(files) {
-      files = [...files];
+    let sent = Promise.resolve();
+    function send(files) {
+      files = [...files]; // the list is the browser's, and emptied soon
       if (!files.length || document.querySelector(".choose")?.disabled) return;
+      sent = sent.then(() => sendNow(files)); // one lot after the other
+    }
+    async function sendNow(files) {
       for (const file of files.slice(0, model.get("most"))) {
         const photo = file.size > model.get("largest") ? null : await smaller(file, model.get("side"));
         const about = { event: "photo", name: file.name ?? "", size: file.size };
@@ -101,10 +105,14 @@ export default {
     listening.signal.addEventListener("abort", () => changes.disconnect());
     tidy();
 
-    // The server has gone: asked when the page comes back into sight or is used, and now and then
+    // Is the server still there? Asked when the page is used or comes back into sight, and now and then
     const config = JSON.parse(document.getElementById("jupyter-config-data")?.textContent ?? "{}");
     if (!config.kernelId) return () => listening.abort(); // in JupyterLab, which says so itself
     let failures = 0;
+    let unanswered = 0; // by the kernel, which may have been started anew and know nothing of this page
+    model.on("msg:custom", (message) => {
+      if (message.event === "pong") unanswered = 0;
+    });
     async function ask() {
       try {
         const response = await fetch(`${config.baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store" });
@@ -112,18 +120,22 @@ export default {
       } catch {
         failures += 1;
       }
-      if (failures >= 2) say();
+      if (failures >= 2 || unanswered >= 3) say("This page has lost its connection to the server. What is on it stays, but it cannot classify any more.");
     }
-    function say() {
+    function say(sentence) {
       if (document.querySelector(".gone")) return;
       const bar = Object.assign(document.createElement("div"), { className: "gone" });
-      bar.setAttribute("role", "alert");
-      bar.append(Object.assign(document.createElement("span"), { textContent: "This page has lost its connection to the server. What is on it stays, but it cannot classify any more." }));
+      const text = Object.assign(document.createElement("span"), { textContent: sentence });
       const reload = Object.assign(document.createElement("button"), { textContent: "Reload", onclick: () => location.reload() });
-      bar.append(reload);
+      bar.setAttribute("role", "alert");
+      bar.append(text, reload);
       document.body.prepend(bar);
     }
-    const timer = setInterval(ask, 1000 * model.get("heartbeat"));
+    const timer = setInterval(() => {
+      ask();
+      unanswered += 1;
+      model.send({ event: "ping" });
+    }, 1000 * model.get("heartbeat"));
     listen(document, "visibilitychange", () => document.hidden || ask());
     listen(window, "online", ask);
     listen(document, "click", (event) => event.target.closest?.(".jupyter-button") && ask(), { capture: true });

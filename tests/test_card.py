@@ -67,6 +67,8 @@ def test_it_states_what_was_measured(card, trained, tmp_path):
     assert front_matter["sha256"] == hashlib.sha256((tmp_path / "export.pkl").read_bytes()).hexdigest()
     (result,) = front_matter["model-index"][0]["results"]
     assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
+    interval = [round(bound, 4) for bound in scores.interval]
+    assert front_matter["held_out"] == {"photos": 4, "wrong": 1, "error_interval": interval, "doubted": 1}
     assert "25.00% error" in text and "| all |" in text and "One epoch. It took 3 minutes" in text
     assert hashlib.sha256((tmp_path / "cleaning.csv").read_bytes()).hexdigest() in text
     assert "manifest.csv" not in text, "there is none"

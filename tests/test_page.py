@@ -10,6 +10,7 @@ import urllib.request
 import warnings
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from browsing import ANSWER, STRANGER, Visitor, file, serve
@@ -20,8 +21,8 @@ from playwright.sync_api import expect
 from sklearn.datasets import load_sample_image
 
 from bears.classifier import Answer, Classifier
-from bears.page import MOST, about, bars, listed, thumbnail
-from bears.photos import MAX_BYTES
+from bears.page import MOST, Upload, about, bars, listed, thumbnail
+from bears.photos import MAX_BYTES, PhotoError
 
 SCRIPTS = "**/anywidget/**"  # what uploads.js needs
 TEMPLE = encode(Image.fromarray(load_sample_image("china.jpg")), "JPEG")
@@ -55,6 +56,19 @@ def test_a_thumbnail_is_small_and_has_a_text():
     html = thumbnail(draw_bear(), 'a "bear" <b>.jpg').data
     assert 'alt="a &quot;bear&quot; &lt;b&gt;.jpg"' in html
     assert len(base64.b64decode(re.search('base64,([^"]+)', html).group(1))) < 30_000
+
+
+def test_what_is_kept_of_an_upload_is_small():
+    for size in ((6000, 4000), (9000, 460), (500, 9000)):
+        content = encode(Image.new("RGB", size, "#8a5a2b"), "JPEG")
+        photo = Upload("panorama.jpg", len(content), content).open()
+        assert 3 * photo.width * photo.height <= 6.3e6
+        assert photo.width / photo.height == pytest.approx(size[0] / size[1], rel=0.02)
+
+
+def test_an_upload_that_was_too_large_to_be_sent_is_refused():
+    with pytest.raises(PhotoError, match="larger than 64 MB"):
+        Upload("large.jpg", MAX_BYTES + 1, b"").open()
 
 
 # A visit
@@ -224,15 +238,15 @@ def test_a_photo_can_be_dropped(visitor, screenshot):
     screenshot(visitor)
     visitor.page.evaluate("hand('drop')")
     expect(visitor.page.locator("body.dropping")).to_have_count(0)
-    expect(visitor.rows.locator("img")).to_have_attribute("alt", "dropped.jpg")
+    expect(visitor.page.get_by_alt_text("dropped.jpg")).to_be_visible()
     visitor.classify.click()
     visitor.reads(ANSWER)
 
 
 def test_a_photo_can_be_pasted(visitor):
-    visitor.page.evaluate(TRANSFER, [list(file()["buffer"]), "image.png", "image/png"])
+    visitor.page.evaluate(TRANSFER, [list(file()["buffer"]), "pasted.png", "image/png"])
     visitor.page.evaluate("hand('paste')")
-    expect(visitor.rows.locator("img")).to_be_visible()
+    expect(visitor.page.get_by_alt_text("pasted.png")).to_be_visible()
     visitor.classify.click()
     visitor.reads(ANSWER)
 
@@ -393,6 +407,24 @@ def test_when_the_server_ends_the_page_says_so(browser, project, tmp_path):
         time.sleep(0.5)
     expect(visitor.page.get_by_role("alert")).to_contain_text(GONE)
     visitor.page.context.close()
+
+
+def test_when_the_kernel_is_killed_and_started_anew_the_page_says_so(browser, project, tmp_path):
+    """The new one knows nothing of this page."""
+    folder = shutil.copytree(project, tmp_path / "project")
+    page = folder / "bears" / "page.py"
+    page.write_text(page.read_text().replace("HEARTBEAT = 15", "HEARTBEAT = 1"))
+    with serve(folder) as url:
+        visitor = Visitor(browser, url)
+        visitor.uploads(file())
+        visitor.reads(ANSWER)
+        time.sleep(5)
+        expect(visitor.page.get_by_role("alert")).to_have_count(0)
+        (kernel,) = [process for process in psutil.process_iter(["cmdline"])
+                     if any(kernel_of(visitor) in part for part in process.info["cmdline"] or ())]  # fmt: skip
+        kernel.kill()
+        expect(visitor.page.get_by_role("alert")).to_contain_text(GONE, timeout=30_000)
+        visitor.page.context.close()
 
 
 def test_the_kernel_of_a_closed_page_is_culled_and_the_preheated_one_is_not(browser, project, tmp_path):

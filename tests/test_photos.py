@@ -254,8 +254,10 @@ def test_postscript_never_reaches_ghostscript():
     (b"", "empty"),
     (b"\xff\xd8" + bytes(photos.MAX_BYTES), "larger than 64 MB"),
     (encode(quarters(8, 300), "PNG"), "only 8 × 300 pixels"),
-], ids=["empty", "large", "tiny"])  # fmt: skip
-def test_an_empty_a_huge_and_a_tiny_file_are_refused(content, sentence):
+    (encode(quarters(1000, 48), "PNG"), "more than 20 times as long as wide"),
+    (encode(quarters(48, 1_000_000), "PNG"), "more than 20 times as long as wide"),
+], ids=["empty", "large", "tiny", "strip", "endless"])  # fmt: skip
+def test_an_empty_a_huge_a_tiny_and_a_narrow_file_are_refused(content, sentence):
     with pytest.raises(PhotoError, match=sentence):
         open_photo(content)
 

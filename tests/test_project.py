@@ -1,7 +1,9 @@
 """The files around the code agree with it and with each other."""
 
 import os
+import sys
 import tomllib
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -29,6 +31,13 @@ def test_binder_installs_the_same():
     """A folder named binder/ makes Binder ignore the environment.yml at the top."""
     assert (ROOT / "binder" / "environment.yml").read_bytes() == (ROOT / "environment.yml").read_bytes()
     assert os.access(ROOT / "binder" / "postBuild", os.X_OK)
+
+
+def test_the_template_that_voila_finds_is_the_one_in_this_folder():
+    """It is copied when the project is installed. Changed it? Then: pip install --no-deps -e ."""
+    installed = Path(sys.prefix, "share", "jupyter", "voila", "templates", "bears")
+    for file in (ROOT / "template").iterdir():
+        assert (installed / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 def test_the_released_export_was_made_by_the_stated_versions():
