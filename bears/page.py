@@ -44,7 +44,7 @@ class Uploads(anywidget.AnyWidget):
     """Hands over photos that are chosen with a `FileUpload`, dropped onto the page or pasted.
 
     Where the visitor's browser runs uploads.js, they are scaled down before they are sent; otherwise they come as the
-    FileUpload sends them. On a phone its chooser offers the camera.
+    FileUpload sends them. On a phone there is a button for the camera.
     """
 
     _esm = Path(__file__).with_name("uploads.js")

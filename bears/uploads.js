@@ -51,18 +51,25 @@ export default {
       model.send({ event: "end", count: files.length });
     }
 
-    // Chosen, with the button of the FileUpload, before it opens a chooser itself
-    const input = Object.assign(document.createElement("input"), { type: "file", accept: model.get("accept"), multiple: true });
-    listen(input, "change", () => {
-      send(input.files);
-      input.value = ""; // so that the same file can be chosen again
-    });
+    // Chosen, with the button of the FileUpload, before it opens a chooser itself; on a phone, with the camera, too
+    const touch = matchMedia("(pointer: coarse)").matches;
+    const picker = (options) => {
+      const input = Object.assign(document.createElement("input"), { type: "file", ...options });
+      listen(input, "change", () => {
+        send(input.files);
+        input.value = ""; // so that the same file can be chosen again
+      });
+      return input;
+    };
+    // a phone makes a JPEG of a HEIC photo, and offers its gallery, for nothing but image/*
+    const chooser = picker({ accept: touch ? "image/*" : model.get("accept"), multiple: true });
+    const camera = picker({ accept: "image/*", capture: "environment" });
     const choose = (event) => {
       const button = event.target.closest?.(".choose");
       if (!button || button.disabled) return;
       event.preventDefault();
       event.stopImmediatePropagation();
-      input.click();
+      chooser.click();
     };
     listen(document, "click", choose, { capture: true });
 
@@ -87,9 +94,11 @@ export default {
     // Pasted
     listen(document, "paste", (event) => send(event.clipboardData?.files ?? []));
 
-    el.textContent = "or drop them anywhere on this page, or paste one";
-    el.classList.add("hint");
-    el.hidden = matchMedia("(pointer: coarse)").matches; // on a phone the chooser offers the camera instead
+    const hint = Object.assign(document.createElement("p"), { className: "hint" });
+    hint.textContent = "or drop them anywhere on this page, or paste one";
+    const take = Object.assign(document.createElement("button"), { textContent: "Take a photo", onclick: () => camera.click() });
+    take.className = "jupyter-widgets jupyter-button";
+    el.append(touch ? take : hint);
 
     // The other widgets come and change when they like. The FileUpload counts the files that it sent itself, which are
     // none; and what appears as an answer is to be read aloud.

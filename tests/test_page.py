@@ -251,6 +251,19 @@ def test_a_photo_can_be_pasted(visitor):
     visitor.reads(ANSWER)
 
 
+def test_on_a_phone_there_is_a_button_for_the_camera(browser, url, screenshot):
+    visitor = Visitor(browser, url, 360, 740, has_touch=True, is_mobile=True)
+    expect(visitor.page.get_by_text("or drop them")).to_have_count(0)
+    with visitor.page.expect_file_chooser() as chooser:
+        visitor.page.get_by_role("button", name="Take a photo").tap()
+    assert chooser.value.element.get_attribute("capture") == "environment"
+    chooser.value.set_files(file())
+    visitor.classify.tap()
+    visitor.reads(ANSWER)
+    screenshot(visitor)
+    visitor.leaves()
+
+
 def large_photo() -> bytes:
     """12 megapixels, 4 MB."""
     grain = np.random.default_rng(0).integers(-14, 15, (3000, 4000, 1))
