@@ -63,7 +63,8 @@ export default {
     };
     // a phone makes a JPEG of a HEIC photo, and offers its gallery, for nothing but image/*
     const chooser = picker({ accept: touch ? "image/*" : model.get("accept"), multiple: true });
-    const camera = picker({ accept: "image/*", capture: "environment" });
+    const camera = picker({ accept: "image/*" });
+    camera.setAttribute("capture", "environment");
     const choose = (event) => {
       const button = event.target.closest?.(".choose");
       if (!button || button.disabled) return;
