@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
 ANSWER = re.compile(r"^Prediction: (\w+); Probability: ([01]\.\d{4})$")
 STRANGER = re.compile(r"^This does not look like anything I was taught\. Closest: (\w+)$")
+expect.set_options(timeout=30_000)  # on a machine that is busy with something else
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -108,8 +109,8 @@ class Visitor:
 
     def uploads(self, *files: Path | dict):
         self.chooses(*files)
-        if self.classify.is_enabled():
-            self.classify.click()
+        expect(self.classify).to_be_enabled()
+        self.classify.click()
 
     def says(self, number: int = 0) -> Locator:
         """What stands beside a photo, below the name of its file."""
