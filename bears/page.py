@@ -110,7 +110,7 @@ def about(card: dict) -> str:
     lines += [
         "It can be wrong, and sure of it: with photos of another kind than those it was taught with, and with what is "
         "small, hidden or in the dark. It is no ground for a decision that matters.",
-        "Your photos are kept in the server's memory only, and are gone when this page is closed.",
+        "Your photos are kept in the server's memory only, and are gone about ten minutes after this page is closed.",
     ]
     paragraphs = "".join(f"<p>{escape(line)}</p>" for line in lines)
     return f"<details><summary>About this classifier</summary>{paragraphs}</details>"

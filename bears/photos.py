@@ -23,8 +23,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF")
 READABLE = "a JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
 
 MAX_BYTES = 64 * 2**20  # voila.json lets larger uploads arrive, so that they are refused here with a sentence
-# So that no photo takes more than 800 MB. JPEG (MPO is several in one file) is decoded at a fraction of its size,
-# everything else at its full size first, for which WebP's decoder needs 15 bytes a pixel.
+# So that no photo takes more than 1 GB. JPEG (MPO is several in one file) is decoded at a fraction of its size,
+# everything else at its full size first, for which WebP's decoder needs 16 bytes a pixel.
 MAX_PIXELS = 50_000_000
 MAX_PIXELS_JPEG = 100_000_000
 MIN_SIDE = 16  # pixels; below that there is nothing to see
