@@ -71,8 +71,20 @@ class Classifier:
         Unpickling runs whatever code the file holds, so its SHA-256 is compared first: with `sha256`, or else with the
         one that the MODEL_CARD.md beside the file states. Raises `ExportError` when there is no such file, it is
         incomplete or not the published one, or it was made by versions that cannot be read here.
+
+        The last one is kept, and returned again while neither file has changed: kernels that are forked from a process
+        that has loaded it share its memory.
         """
         path = Path(path)
+        files = (path.absolute(), _stamp(path), _stamp(path.with_name(CARD)), sha256)
+        if cls._last is None or cls._last[0] != files:
+            cls._last = files, cls._load(path, sha256)
+        return cls._last[1]
+
+    _last = None
+
+    @classmethod
+    def _load(cls, path: Path, sha256: str | None) -> "Classifier":
         content = _read_export(path)
         card = {"sha256": sha256} if sha256 else _read_card(path)
         _check_content(path, content, card)
@@ -120,6 +132,15 @@ def installed_versions() -> dict[str, str]:
 
 
 RESTORE = "Restore it (git checkout, or download it again), or run training.ipynb to make a new one."
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is replaced or written to."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _read_export(path: Path) -> bytes:

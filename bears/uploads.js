@@ -144,7 +144,11 @@ export default {
     const timer = setInterval(() => {
       ask();
       unanswered += 1;
-      model.send({ event: "ping" });
+      try {
+        model.send({ event: "ping" });
+      } catch {
+        unanswered = 3; // it was started anew
+      }
     }, 1000 * model.get("heartbeat"));
     listen(document, "visibilitychange", () => document.hidden || ask());
     listen(window, "online", ask);

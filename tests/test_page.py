@@ -24,7 +24,6 @@ from bears.classifier import Answer, Classifier
 from bears.page import MOST, Upload, about, bars, listed, thumbnail
 from bears.photos import MAX_BYTES, PhotoError
 
-SCRIPTS = "**/anywidget/**"  # what uploads.js needs
 TEMPLE = encode(Image.fromarray(load_sample_image("china.jpg")), "JPEG")
 
 
@@ -172,10 +171,10 @@ def test_what_is_not_a_photo_gets_a_sentence_and_the_page_goes_on(visitor, scree
     visitor.reads(ANSWER)
 
 
-@pytest.mark.parametrize("blocked", [None, SCRIPTS], ids=["uploads.js", "without scripts"])
-def test_uploads_of_64_megabytes_arrive_and_larger_ones_are_refused(browser, url, tmp_path, blocked):
+@pytest.mark.parametrize("old", [False, True], ids=["uploads.js", "without it"])
+def test_uploads_of_64_megabytes_arrive_and_larger_ones_are_refused(browser, url, tmp_path, old):
     """From a file: Playwright takes no more than 50 MB any other way."""
-    visitor = Visitor(browser, url, blocked=blocked)
+    visitor = Visitor(browser, url, old=old)
     photo = encode(draw_bear(), "JPEG")
     for size, sentence in ((MAX_BYTES, ANSWER), (MAX_BYTES + 1, re.compile("^This file is larger than 64 MB"))):
         path = tmp_path / f"{size}.jpg"
@@ -293,8 +292,9 @@ def test_a_large_photo_on_its_side_arrives_upright(visitor):
     assert shape[0] > 1.4 * shape[1]
 
 
-def test_without_scripts_the_plain_upload_works(browser, url):
-    visitor = Visitor(browser, url, blocked=SCRIPTS)
+def test_without_uploads_js_the_plain_upload_works(browser, url):
+    visitor = Visitor(browser, url, old=True)
+    expect(visitor.page.locator(".hint")).to_have_count(0)
     for _ in range(2):  # the same file twice
         visitor.uploads(file(), file(TEMPLE))
         visitor.reads(ANSWER, 0)
@@ -436,18 +436,28 @@ def test_when_the_kernel_is_killed_and_started_anew_the_page_says_so(browser, pr
         visitor.reads(ANSWER)
         time.sleep(5)
         expect(visitor.page.get_by_role("alert")).to_have_count(0)
-        (kernel,) = [process for process in psutil.process_iter(["cmdline"])
-                     if any(kernel_of(visitor) in part for part in process.info["cmdline"] or ())]  # fmt: skip
-        kernel.kill()
+        (server,) = [process for process in psutil.process_iter(["cwd", "name", "cmdline"])
+                     if process.info["cwd"] == str(folder) and "voila" in process.info["cmdline"]]  # fmt: skip
+        kernels = [process for process in server.children(recursive=True) if process.name() == "jupyter-kernel"]
+        for kernel in kernels:  # and the one that was preheated for the next visitor
+            kernel.kill()
         expect(visitor.page.get_by_role("alert")).to_contain_text(GONE, timeout=30_000)
         visitor.page.context.close()
 
 
-def test_the_kernel_of_a_closed_page_is_culled_and_the_preheated_one_is_not(browser, project, tmp_path):
+def test_the_kernel_ends_with_its_page(browser, url):
+    visitor = Visitor(browser, url)
+    alive = f"{url}api/kernels/{kernel_of(visitor)}"
+    assert get(alive)[0] == 200
+    visitor.leaves()
+    assert any(time.sleep(0.1) or get(alive)[0] == 404 for _ in range(100))
+
+
+def test_the_kernel_of_a_page_that_was_lost_is_culled_and_the_preheated_one_is_not(browser, project, tmp_path):
     folder = shutil.copytree(project, tmp_path / "project")
     impatient = ["--MappingKernelManager.cull_idle_timeout=3", "--MappingKernelManager.cull_interval=1"]
     with serve(folder, *impatient) as url:
-        visitor = Visitor(browser, url)
+        visitor = Visitor(browser, url, blocked="**/voila/api/shutdown/*")
         alive = f"{url}api/kernels/{kernel_of(visitor)}"
         time.sleep(8)
         assert get(alive)[0] == 200, "a page that is open keeps its kernel"
@@ -457,7 +467,7 @@ def test_the_kernel_of_a_closed_page_is_culled_and_the_preheated_one_is_not(brow
                 break
             time.sleep(1)
         else:
-            pytest.fail("the kernel is still there a minute after its page was closed")
+            pytest.fail("the kernel is still there a minute after its page was lost")
         time.sleep(5)  # by now the preheated kernel has been idle for longer than the limit, too
         visitor = Visitor(browser, url)
         visitor.uploads(file())

@@ -1,6 +1,8 @@
 """The files around the code agree with it and with each other."""
 
+import hashlib
 import os
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -36,8 +38,17 @@ def test_binder_installs_the_same():
 def test_the_template_that_voila_finds_is_the_one_in_this_folder():
     """It is copied when the project is installed. Changed it? Then: pip install --no-deps -e ."""
     installed = Path(sys.prefix, "share", "jupyter", "voila", "templates", "bears")
-    for file in (ROOT / "template").iterdir():
-        assert (installed / file.name).read_bytes() == file.read_bytes(), file.name
+    for file in filter(Path.is_file, (ROOT / "template").rglob("*")):
+        assert (installed / file.relative_to(ROOT / "template")).read_bytes() == file.read_bytes(), file.name
+
+
+def test_the_script_of_the_page_was_built_from_its_sources():
+    """Changed them? Then, in frontend/: npm ci && npm run build"""
+    lines = (ROOT / "template" / "frontend.html.j2").read_text()
+    sources = sorted(file for file in (ROOT / "frontend").iterdir() if file.suffix in (".js", ".json"))
+    assert hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest() in lines
+    for name, version in re.findall(r"static }}([\w.]+)\?v=(\w+)", lines):
+        assert hashlib.sha256((ROOT / "template" / "static" / name).read_bytes()).hexdigest().startswith(version)
 
 
 def test_the_released_export_was_made_by_the_stated_versions():

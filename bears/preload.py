@@ -1,0 +1,25 @@
+"""What every visitor's kernel needs, made once, before it is forked. Named in voila.json."""
+
+from contextlib import suppress
+
+from PIL import Image
+
+import bears.page  # noqa: F401
+from bears.classifier import Classifier, ExportError
+
+_warm = None
+
+
+def preload() -> None:
+    """Load the classifier, if export.pkl is a new one, and let it answer once.
+
+    The first answer takes ten times as long as the others, because torch compiles what it needs. It must not start
+    threads here, which is why voila.json sets OMP_NUM_THREADS.
+    """
+    global _warm
+    with suppress(ExportError):  # the page says so itself
+        classifier = Classifier.load("export.pkl")
+        if classifier is not _warm:
+            Image.init()
+            classifier.classify(Image.new("RGB", (640, 480)))
+            _warm = classifier

@@ -1,0 +1,149 @@
+"""The process that kernels are forked from: python -m forked_kernels.server SOCKET PRELOAD...
+
+It imports what is to be shared, then forks whenever `ForkServer` asks it to. It is single-threaded: a thread would not
+exist in the child, and what it had locked would stay locked there. That is why Jupyter's server, which has threads,
+cannot fork kernels itself. multiprocessing's fork server is not used because its children count as dead when it dies.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import runpy
+import select
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
+from pathlib import Path
+
+log = logging.getLogger("forked_kernels")
+
+
+def main(socket: int, *preload: str) -> None:
+    """Fork a kernel for every request that comes through `socket`, a file descriptor, until its other end is closed."""
+    connection = Connection(socket)
+    owner = os.getppid()
+    hooks = list(filter(None, map(_import, preload)))
+    if ipywidgets := sys.modules.get("ipywidgets"):
+        ipywidgets.register_comm_target()  # as it does itself when it is imported, but only where IPython runs already
+    children = set()
+    signal.signal(signal.SIGCHLD, lambda *_: _reap(children))
+    gc.disable()  # a collection here would leave holes that the children fill, page by page, each for itself
+    while True:
+        try:
+            connection.send("ready")
+            request = connection.recv()
+        except (EOFError, OSError):  # the owner has ended, however that happened
+            return
+        for hook in hooks:
+            _call(hook)
+        # Objects that exist now are never looked at by the children's collector, which would write into them all.
+        gc.freeze()
+        if (threads := len(os.listdir("/proc/self/task"))) > 1:
+            log.warning("%d threads run in the process that kernels are forked from: see forked_kernels", threads)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # nobody is reaped before `children` knows them
+        try:
+            pid = os.fork()
+        except OSError as error:
+            connection.send(error)
+        else:
+            if not pid:
+                connection.close()  # or its other end would not notice that this process has died
+                _be_the_kernel(owner, **request)
+            children.add(pid)
+            pidfd = os.pidfd_open(pid)
+            connection.send(pid)
+            send_handle(connection, pidfd, owner)
+            os.close(pidfd)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+
+def _import(name: str):
+    """Import what `name` says, "module" or "module:function", and return the function."""
+    module, _, function = name.partition(":")
+    try:
+        module = importlib.import_module(module)
+        return getattr(module, function) if function else None
+    except Exception:  # the kernel that needs it will say so where its user sees it
+        traceback.print_exc()
+
+
+def _call(hook) -> None:
+    try:
+        hook()
+    except Exception:
+        traceback.print_exc()
+
+
+def _reap(children: set[int]) -> None:
+    """Only our own: `preload` may have started processes, too."""
+    for pid in list(children):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                continue
+        children.discard(pid)
+
+
+def _be_the_kernel(owner: int, module: str, arguments: list[str], cwd: str, env: dict[str, str]) -> None:
+    """What `python -m module arguments` does, in the child. Does not return."""
+    code = 1
+    try:
+        # What exec would have done away with
+        atexit._clear()  # as multiprocessing does: these are the parent's, and so is what they would tidy up
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        os.setsid()  # so that signals for this kernel reach the processes that it starts, and nobody else
+        Path("/proc/self/comm").write_text("jupyter-kernel")  # for ps and top
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(env)
+        if not sys.flags.safe_path:
+            sys.path[0] = cwd
+        sys.argv[1:] = arguments
+        _seed()
+        gc.enable()
+        _end_with(owner)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)  # without tidying up memory, which would first have to be copied
+
+
+def _seed() -> None:
+    """Other random numbers than its siblings'. (Python's own `random` sees to it itself.)"""
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+    if torch := sys.modules.get("torch"):
+        torch.seed()
+
+
+def _end_with(owner: int) -> None:
+    """End when the process with this ID ends, as kernels do.
+
+    ipykernel watches its parent for that. But that is the server here, which may die and be replaced.
+    """
+
+    def watch():
+        with contextlib.suppress(OSError):  # it has ended already
+            select.select([os.pidfd_open(owner)], [], [])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="owner", daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,94 @@
+// Shows the widgets of a notebook that Voilà has rendered, and connects them to its kernel.
+//
+// Voilà's own script does the same with JupyterLab around it: a hundred files, five megabytes. This is one file with
+// ipywidgets' own packages and JupyterLab's kernel connection. It knows the widgets of ipywidgets and anywidget.
+
+import "@jupyter-widgets/controls/css/widgets.built.css";
+
+import * as base from "@jupyter-widgets/base";
+import { ManagerBase } from "@jupyter-widgets/base-manager";
+import * as controls from "@jupyter-widgets/controls";
+import { KernelConnection } from "@jupyterlab/services/lib/kernel/default";
+import { CommsOverSubshells } from "@jupyterlab/services/lib/kernel/comm";
+import { ServerConnection } from "@jupyterlab/services/lib/serverconnection";
+import { MessageLoop } from "@lumino/messaging";
+import { Widget } from "@lumino/widgets";
+import { anywidget } from "./define.js";
+import "anywidget";
+import * as output from "./output.js";
+
+const MODULES = {
+  "@jupyter-widgets/base": base,
+  "@jupyter-widgets/controls": controls,
+  "@jupyter-widgets/output": output,
+  anywidget,
+};
+const VIEW = "application/vnd.jupyter.widget-view+json";
+
+class Manager extends ManagerBase {
+  constructor(kernel) {
+    super();
+    this.kernel = kernel;
+    kernel.registerCommTarget(this.comm_target_name, (comm, message) =>
+      this.handle_comm_open(new base.shims.services.Comm(comm), message),
+    );
+  }
+
+  load() {
+    return this._loadFromKernel();
+  }
+
+  // Show the widget with this id in an element of the page.
+  async show(id, element) {
+    const view = await this.create_view(await this.get_model(id));
+    const widget = view.luminoWidget;
+    MessageLoop.sendMessage(widget, Widget.Msg.BeforeAttach);
+    element.replaceChildren(widget.node);
+    MessageLoop.sendMessage(widget, Widget.Msg.AfterAttach);
+  }
+
+  async loadClass(name, module) {
+    if (MODULES[module]?.[name]) return MODULES[module][name];
+    throw new Error(`This page cannot show ${module}. Voilà's own can: start it with --template=lab`);
+  }
+
+  async _create_comm(target, id, data, metadata, buffers) {
+    const comm = this.kernel.createComm(target, id);
+    if (data || metadata) comm.open(data, metadata, buffers);
+    return new base.shims.services.Comm(comm);
+  }
+
+  async _get_comm_info() {
+    const reply = await this.kernel.requestCommInfo({ target_name: this.comm_target_name });
+    return reply.content.status === "ok" ? reply.content.comms : {};
+  }
+}
+
+const config = JSON.parse(document.getElementById("jupyter-config-data").textContent);
+const kernel = new KernelConnection({
+  model: { id: config.kernelId, name: "" },
+  serverSettings: ServerConnection.makeSettings({ baseUrl: new URL(config.baseUrl, location.href).href }),
+});
+kernel.commsOverSubshells = CommsOverSubshells.Disabled; // a visitor's clicks are answered one after the other
+
+// The kernel, and what the visitor gave it, ends with the page; not if the browser keeps the page, to go back to it.
+addEventListener("pagehide", ({ persisted }) => {
+  if (!persisted) navigator.sendBeacon(`${config.baseUrl}voila/api/shutdown/${config.kernelId}`);
+});
+
+const loading = document.getElementById("loading");
+try {
+  const manager = new Manager(kernel);
+  const dead = new Promise((_, reject) =>
+    kernel.statusChanged.connect((_, status) => status === "dead" && reject(new Error("The kernel has ended."))),
+  );
+  await Promise.race([manager.load(), dead]);
+  loading.hidden = true;
+  for (const script of document.querySelectorAll(`script[type="${VIEW}"]`)) {
+    await manager.show(JSON.parse(script.textContent).model_id, script.parentElement);
+  }
+} catch (error) {
+  loading.hidden = false;
+  loading.textContent = "This page could not be started. Please reload it.";
+  throw error; // to the browser's console
+}
