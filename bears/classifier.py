@@ -23,6 +23,7 @@ from fastai.learner import Learner, load_learner
 from fastai.vision.core import PILImage
 from PIL import Image
 
+from bears.memory import give_memory_back
 from bears.novelty import Reference, forward
 from bears.photos import open_photo
 
@@ -101,6 +102,7 @@ class Classifier:
         Raises `bears.photos.PhotoError` when it is not a usable picture.
         """
         values, novelty = self._infer(open_photo(photo))
+        give_memory_back()
         probabilities = dict(zip(self.vocab, values.tolist(), strict=True))
         label = max(probabilities, key=probabilities.get)
         recognised = None if novelty is None else novelty <= 1

@@ -17,6 +17,7 @@ from IPython.display import HTML
 from PIL import Image, ImageOps
 
 from bears.classifier import Answer
+from bears.memory import give_memory_back
 from bears.photos import MAX_BYTES, SIDE, check_size, open_photo
 
 MOST = 20  # photos at once: each is kept in memory, 6 MB at most, until the next ones come
@@ -71,11 +72,13 @@ class Uploads(anywidget.AnyWidget):
         elif message.get("event") == "end":
             arrived, self._arrived = self._arrived, []
             self._handler(arrived, int(message["count"]))
+            give_memory_back()
 
     def _plain(self, upload: widgets.FileUpload) -> None:
         if files := upload.value:
             upload.value = ()  # so that the same file can be chosen again
             self._handler([Upload(file.name, file.size, bytes(file.content)) for file in files[:MOST]], len(files))
+            give_memory_back()
 
 
 def thumbnail(photo: Image.Image, name: str) -> HTML:
@@ -110,7 +113,8 @@ def about(card: dict) -> str:
     lines += [
         "It can be wrong, and sure of it: with photos of another kind than those it was taught with, and with what is "
         "small, hidden or in the dark. It is no ground for a decision that matters.",
-        "Your photos are kept in the server's memory only, and are gone about ten minutes after this page is closed.",
+        "Your photos are kept in the server's memory only, and are gone when this page is closed, or ten minutes later "
+        "if your device cannot tell the server.",
     ]
     paragraphs = "".join(f"<p>{escape(line)}</p>" for line in lines)
     return f"<details><summary>About this classifier</summary>{paragraphs}</details>"

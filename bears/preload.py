@@ -1,5 +1,6 @@
 """What every visitor's kernel needs, made once, before it is forked. Named in voila.json."""
 
+import gc
 from contextlib import suppress
 
 from PIL import Image
@@ -18,8 +19,9 @@ def preload() -> None:
     """
     global _warm
     with suppress(ExportError):  # the page says so itself
-        classifier = Classifier.load("export.pkl")
-        if classifier is not _warm:
+        if (classifier := Classifier.load("export.pkl")) is not _warm:
             Image.init()
             classifier.classify(Image.new("RGB", (640, 480)))
             _warm = classifier
+            gc.unfreeze()  # or the one before would stay for ever, see forked_kernels
+            gc.collect()

@@ -1,10 +1,7 @@
 """What makes training.ipynb fast on a CPU and able to start without the internet."""
 
-import contextlib
 import copy
-import ctypes
 import io
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -30,21 +27,6 @@ from bears.novelty import pooled
 from bears.photos import open_photo
 
 CACHE_BYTES = 4 * 2**30  # of decoded photos; those beyond are decoded anew in every epoch
-
-
-def keep_memory() -> None:
-    """Make the C library keep what is freed, for this process: half the time of a batch on a CPU went into page faults.
-
-    glibc hands large blocks back to the kernel and gets them anew, zeroed, in the next batch. It raises the peak, so
-    it is nothing for a server. Elsewhere than on Linux with glibc it does nothing.
-    """
-    if sys.platform != "linux":
-        return
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-    with contextlib.suppress(AttributeError):  # musl has no mallopt
-        libc = ctypes.CDLL(None)
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 class DecodedOnce:

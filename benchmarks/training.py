@@ -43,6 +43,7 @@ def train(way: str, folder: Path) -> dict[str, float]:
     import fastai.vision.all as vision
 
     from bears.dataset import photo_files
+    from bears.memory import keep_memory
 
     class Clock(vision.Callback):
         """Times the training part of an epoch."""
@@ -62,7 +63,7 @@ def train(way: str, folder: Path) -> dict[str, float]:
     block |= {"splitter": vision.RandomSplitter(seed=42), "batch_tfms": vision.aug_transforms()}
     started = time.monotonic()
     if way == "ours":
-        training.keep_memory()
+        keep_memory()
         opened = training.DecodedOnce(photo_files(folder), round(1.15 * SIZE))
         block |= {"get_x": opened, "item_tfms": vision.Resize(SIZE, "squish")}
         loaders, learning = (

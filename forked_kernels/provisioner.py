@@ -14,11 +14,6 @@ from multiprocessing.reduction import recv_handle
 from jupyter_client.provisioning import LocalProvisioner
 from traitlets import Dict, Float, List, Unicode
 
-# What every IPython kernel imports by and by
-IPYTHON = (
-    *("ipykernel.kernelapp", "ipykernel.debugger", "IPython.core.completerlib", "IPython.extensions.storemagic"),
-    *("IPython.core.debugger", "IPython.utils.wildcard", "sqlite3", "tornado.platform.asyncio", "tornado.locks"),
-)
 SUPPORTED = sys.platform == "linux"  # macOS's own libraries break in forked processes, Windows cannot fork
 
 
@@ -64,8 +59,10 @@ class ForkedProvisioner(LocalProvisioner):
         if "-m" not in cmd[1:-1]:
             raise ForkError(f"{cmd} is not of the form: python -m module.")
         split = cmd.index("-m")
-        server = ForkServer.of(cmd[:split], (*IPYTHON, *self.preload), self.server_env)
+        server = ForkServer.of(cmd[:split], tuple(self.preload), self.server_env)
         module, *arguments = cmd[split + 1 :]
+        if module == "ipykernel_launcher":
+            arguments.append("--IPKernelApp.kernel_class=forked_kernels.kernel.ForkedKernel")
         request = {
             "module": module,
             "arguments": arguments,

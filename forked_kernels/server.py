@@ -21,6 +21,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from pathlib import Path
 
+from forked_kernels import kernel
+
+# What every IPython kernel imports by and by
+JUPYTER = (
+    *("ipykernel.kernelapp", "ipykernel.debugger", "IPython.core.completerlib", "IPython.extensions.storemagic"),
+    *("IPython.core.debugger", "IPython.core.logger", "IPython.core.oinspect", "IPython.utils.wildcard", "sqlite3"),
+    *("tornado.platform.asyncio", "tornado.locks", "ipykernel_launcher"),
+)
+
 log = logging.getLogger("forked_kernels")
 
 
@@ -28,11 +37,15 @@ def main(socket: int, *preload: str) -> None:
     """Fork a kernel for every request that comes through `socket`, a file descriptor, until its other end is closed."""
     connection = Connection(socket)
     owner = os.getppid()
+    for name in JUPYTER:
+        _import(name)
+    kernel.JUPYTERS.update(sys.modules)
     hooks = list(filter(None, map(_import, preload)))
     if ipywidgets := sys.modules.get("ipywidgets"):
         ipywidgets.register_comm_target()  # as it does itself when it is imported, but only where IPython runs already
     children = set()
     signal.signal(signal.SIGCHLD, lambda *_: _reap(children))
+    modules = 0
     gc.disable()  # a collection here would leave holes that the children fill, page by page, each for itself
     while True:
         try:
@@ -42,6 +55,8 @@ def main(socket: int, *preload: str) -> None:
             return
         for hook in hooks:
             _call(hook)
+        if len(sys.modules) != modules:
+            modules = _put_names_together()
         # Objects that exist now are never looked at by the children's collector, which would write into them all.
         gc.freeze()
         if (threads := len(os.listdir("/proc/self/task"))) > 1:
@@ -81,6 +96,16 @@ def _call(hook) -> None:
         traceback.print_exc()
 
 
+def _put_names_together() -> int:
+    """Give `sys.modules` new keys that lie side by side; returns how many they are.
+
+    Whoever lists them, as IPython does, writes a reference count into each: a megabyte then, not eight.
+    """
+    for name, copy in [(name, str(name.encode(), "utf-8")) for name in sys.modules]:
+        sys.modules[copy] = sys.modules.pop(name)
+    return len(sys.modules)
+
+
 def _reap(children: set[int]) -> None:
     """Only our own: `preload` may have started processes, too."""
     for pid in list(children):
@@ -93,6 +118,7 @@ def _reap(children: set[int]) -> None:
 def _be_the_kernel(owner: int, module: str, arguments: list[str], cwd: str, env: dict[str, str]) -> None:
     """What `python -m module arguments` does, in the child. Does not return."""
     code = 1
+    stderr = os.fdopen(os.dup(2), "w")  # the kernel will send its own to its user
     try:
         # What exec would have done away with
         atexit._clear()  # as multiprocessing does: these are the parent's, and so is what they would tidy up
@@ -114,12 +140,12 @@ def _be_the_kernel(owner: int, module: str, arguments: list[str], cwd: str, env:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc(file=stderr)
     finally:
         atexit._run_exitfuncs()
         with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr, stderr):
+                stream.flush()
         os._exit(code)  # without tidying up memory, which would first have to be copied
 
 
@@ -128,7 +154,7 @@ def _seed() -> None:
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
     if torch := sys.modules.get("torch"):
-        torch.seed()
+        torch.default_generator.seed()
 
 
 def _end_with(owner: int) -> None:

@@ -11,7 +11,6 @@ import * as controls from "@jupyter-widgets/controls";
 import { KernelConnection } from "@jupyterlab/services/lib/kernel/default";
 import { CommsOverSubshells } from "@jupyterlab/services/lib/kernel/comm";
 import { ServerConnection } from "@jupyterlab/services/lib/serverconnection";
-import { MessageLoop } from "@lumino/messaging";
 import { Widget } from "@lumino/widgets";
 import { anywidget } from "./define.js";
 import "anywidget";
@@ -23,7 +22,6 @@ const MODULES = {
   "@jupyter-widgets/output": output,
   anywidget,
 };
-const VIEW = "application/vnd.jupyter.widget-view+json";
 
 class Manager extends ManagerBase {
   constructor(kernel) {
@@ -38,13 +36,10 @@ class Manager extends ManagerBase {
     return this._loadFromKernel();
   }
 
-  // Show the widget with this id in an element of the page.
+  // Show the widget with this id in an element, which must be part of the page.
   async show(id, element) {
-    const view = await this.create_view(await this.get_model(id));
-    const widget = view.luminoWidget;
-    MessageLoop.sendMessage(widget, Widget.Msg.BeforeAttach);
-    element.replaceChildren(widget.node);
-    MessageLoop.sendMessage(widget, Widget.Msg.AfterAttach);
+    const { luminoWidget } = await this.create_view(await this.get_model(id));
+    Widget.attach(luminoWidget, element);
   }
 
   async loadClass(name, module) {
@@ -84,8 +79,8 @@ try {
   );
   await Promise.race([manager.load(), dead]);
   loading.hidden = true;
-  for (const script of document.querySelectorAll(`script[type="${VIEW}"]`)) {
-    await manager.show(JSON.parse(script.textContent).model_id, script.parentElement);
+  for (const script of document.querySelectorAll('script[type="application/vnd.voila.cell-output+json"]')) {
+    await output.show(JSON.parse(script.textContent), script.parentElement, manager);
   }
 } catch (error) {
   loading.hidden = false;

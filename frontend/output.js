@@ -45,32 +45,30 @@ export class OutputView extends BaseView {
   }
 
   update_outputs() {
-    const manager = this.model.widget_manager;
-    this.el.replaceChildren(...(this.model.get("outputs") ?? []).map((output) => element(output, manager)));
+    this.el.replaceChildren();
+    for (const output of this.model.get("outputs") ?? []) show(output, this.el, this.model.widget_manager);
   }
 }
 
-// The richest of what an output offers, as an element.
-function element({ output_type, text, traceback, data }, manager) {
-  if (output_type === "stream") return preformatted(text);
-  if (output_type === "error") return preformatted(traceback.join("\n"));
-  const picture = ["image/png", "image/jpeg", "image/gif", "image/webp"].find((type) => data[type]);
+const VIEW = "application/vnd.jupyter.widget-view+json";
+const PICTURES = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+
+// Append the richest of what an output offers to an element.
+export async function show({ output_type, text, traceback, data }, parent, manager) {
+  if (output_type === "stream") return parent.append(preformatted(text));
+  if (output_type === "error") return parent.append(preformatted(traceback.join("\n")));
+  const picture = PICTURES.find((type) => data[type]);
   const place = document.createElement("div");
-  if (data["application/vnd.jupyter.widget-view+json"]) {
-    manager.show(data["application/vnd.jupyter.widget-view+json"].model_id, place);
-  } else if (data["text/html"]) {
-    place.append(document.createRange().createContextualFragment(joined(data["text/html"])));
-  } else if (data["image/svg+xml"]) {
-    place.innerHTML = joined(data["image/svg+xml"]);
-  } else if (picture) {
-    place.append(Object.assign(new Image(), { src: `data:${picture};base64,${joined(data[picture])}` }));
-  } else {
-    return preformatted(data["text/plain"] ?? "");
-  }
-  return place;
+  parent.append(place);
+  if (data[VIEW]) await manager.show(data[VIEW].model_id, place);
+  else if (data["text/html"]) place.append(fragment(joined(data["text/html"])));
+  else if (data["image/svg+xml"]) place.append(fragment(joined(data["image/svg+xml"])));
+  else if (picture) place.append(Object.assign(new Image(), { src: `data:${picture};base64,${joined(data[picture])}` }));
+  else place.append(preformatted(data["text/markdown"] ?? data["text/latex"] ?? data["text/plain"] ?? ""));
 }
 
 const joined = (text) => (Array.isArray(text) ? text.join("") : text);
+const fragment = (html) => document.createRange().createContextualFragment(html); // which runs scripts, as in a notebook
 
 function preformatted(text) {
   const colours = /\x1b\[[0-9;]*m/g;

@@ -133,7 +133,7 @@ def test_keeping_memory_changes_no_result():
     """In a process of its own, because it cannot be undone."""
     code = """
 import sys, torch
-from bears.training import keep_memory
+from bears.memory import keep_memory
 if sys.argv[1] == "keep": keep_memory()
 torch.manual_seed(0); torch.set_num_threads(1)
 print(torch.nn.Conv2d(3, 64, 3)(torch.rand(8, 3, 128, 128)).double().sum().item())
