@@ -20,7 +20,6 @@ def preload() -> None:
     global _warm
     with suppress(ExportError):  # the page says so itself
         if (classifier := Classifier.load("export.pkl")) is not _warm:
-            Image.init()
             classifier.classify(Image.new("RGB", (640, 480)))
             _warm = classifier
             gc.unfreeze()  # or the one before would stay for ever, see forked_kernels

@@ -140,36 +140,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--visits", type=int, default=VISITS, help="with a browser, of each kind")
     parser.add_argument("--levels", type=int, nargs="+", default=LEVELS, help="numbers of visitors at once")
-    parser.add_argument("--only", nargs="+", help="of: here book gradio; prints, but writes nothing")
+    parser.add_argument("--only", nargs="+", help="of: here book gradio; prints the table, but writes nothing")
+    parser.add_argument("--from-results", action="store_true", help="measure nothing, write all of it from page.json")
     options = parser.parse_args()
-    kinds = {"book": Book, "here": Here} | ({"gradio": Gradio} if Gradio.packages.exists() else {})
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        photos = {megapixels: photo(Path(folder), megapixels) for megapixels in (1, 12, 37)}
-        servers = []
-        for name in options.only or kinds:
-            place = Path(folder, name)
-            place.mkdir()
-            servers.append(kinds[name](place))
-        path = next(filter(None, map(shutil.which, BROWSERS)), None)
-        results = {"machine": machine(playwright, path), "photos": {n: p.stat().st_size for n, p in photos.items()}}
-        results["pages"] = {server.name: {} for server in servers}
-        for measure in (first_visitor, opening, answering):
-            for server in servers:
-                with contextlib.ExitStack() as stack:
-                    launch = lambda folder=None: (  # noqa: E731
-                        playwright.chromium.launch_persistent_context(folder, executable_path=path)
-                        if folder
-                        else playwright.chromium.launch(executable_path=path)
-                    )
-                    measured = measure(server, launch, photos, options.visits, stack)
-                results["pages"][server.name] |= measured
-                print(server.name, json.dumps(measured), flush=True)
-    for server in servers:
-        with tempfile.TemporaryDirectory() as folder:
-            server = type(server)(Path(folder))
-            measured = {"memory": memory(server, photo(Path(folder), 12)), "crowd": crowds(server, options.levels)}
-        results["pages"][server.name] |= measured
-        print(server.name, json.dumps(measured), flush=True)
+    results = json.loads(RESULTS.read_text()) if options.from_results else measure(options)
     print(table(results))
     if not options.only:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
@@ -177,9 +151,46 @@ def main() -> None:
         plot(results)
 
 
-def machine(playwright, path) -> dict:
-    with playwright.chromium.launch(executable_path=path) as browser:
-        chromium = browser.version
+def measure(options) -> dict:
+    kinds = {"book": Book, "here": Here} | ({"gradio": Gradio} if Gradio.packages.exists() else {})
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        chromium = Chromium(playwright, executable)
+        photos = {megapixels: photo(Path(folder), megapixels) for megapixels in (12, 37)}
+        servers = []
+        for name in options.only or kinds:
+            place = Path(folder, name)
+            place.mkdir()
+            servers.append(kinds[name](place))
+        results = {
+            "machine": machine(chromium),
+            "photos": {megapixels: path.stat().st_size for megapixels, path in photos.items()},
+            "pages": {server.name: {} for server in servers},
+        }
+        for what in (first_visitor, opening, answering, memory, crowds):
+            for server in servers:
+                with contextlib.ExitStack() as stack:
+                    measured = what(server, chromium, photos, options, stack)
+                results["pages"][server.name] |= measured
+                print(server.name, json.dumps(measured), flush=True)
+    return results
+
+
+class Chromium:
+    def __init__(self, playwright, executable: str | None):
+        self.start, self.executable = playwright.chromium, executable
+
+    def __call__(self):
+        """A new one, which keeps nothing from one context to the next."""
+        return self.start.launch(executable_path=self.executable)
+
+    def with_cache(self):
+        return self.start.launch_persistent_context(tempfile.mkdtemp(), executable_path=self.executable)
+
+
+def machine(chromium) -> dict:
+    with chromium() as browser:
+        version = browser.version
     model = re.search("model name.*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "date": time.strftime("%Y-%m-%d"),
@@ -188,7 +199,7 @@ def machine(playwright, path) -> dict:
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
         "system": platform.platform(),
         "python": platform.python_version(),
-        "chromium": chromium,
+        "chromium": version,
     }
 
 
@@ -199,9 +210,9 @@ def usable(page, server) -> None:
     page.wait_for_function(f"document.querySelector('{server.button}')?.offsetParent", polling="raf", timeout=120_000)
 
 
-def first_visitor(server, launch, photos, visits, stack) -> dict:
+def first_visitor(server, chromium, photos, options, stack) -> dict:
     """Seconds from the start of the process until somebody who was waiting can use the page."""
-    browser = stack.enter_context(launch())
+    browser = stack.enter_context(chromium())
     seconds = []
     for _ in range(3):
         page = browser.new_page()
@@ -217,19 +228,19 @@ def first_visitor(server, launch, photos, visits, stack) -> dict:
     return {"first_visitor": seconds}
 
 
-def opening(server, launch, photos, visits, stack) -> dict:
+def opening(server, chromium, photos, options, stack) -> dict:
     """Seconds to open the page until it is usable, with an empty cache and with a full one, and the bytes for it."""
     url = stack.enter_context(server.started())
-    browser = stack.enter_context(launch())
+    browser = stack.enter_context(chromium())
     rest(server, url)
     measured = {"open_cold": [], "open_warm": [], "bytes_cold": [], "bytes_warm": [], "requests": []}
     for cache in ("cold", "warm"):
         context = None
-        for number in range(visits + (cache == "warm")):
+        for number in range(options.visits + (cache == "warm")):
             if cache == "cold":
                 context = browser.new_context()
             elif context is None:
-                context = stack.enter_context(launch(tempfile.mkdtemp()))
+                context = stack.enter_context(chromium.with_cache())
             page = context.new_page()
             traffic = Traffic(context, page)
             start = time.perf_counter()
@@ -265,14 +276,14 @@ class Traffic:
         self.bytes += size
 
 
-def answering(server, launch, photos, visits, stack) -> dict:
+def answering(server, chromium, photos, options, stack) -> dict:
     """Seconds from the click to the answer, once the photo is there, and from choosing it, when one clicks at once."""
     url = stack.enter_context(server.started())
-    browser = stack.enter_context(launch())
+    browser = stack.enter_context(chromium())
     rest(server, url)
     measured = {}
     for what, megapixels in (("click", 12), ("click", 37), ("choose", 37)):
-        for _ in range(visits):
+        for _ in range(options.visits):
             context = browser.new_context()
             page = context.new_page()
             page.goto(url, wait_until="commit", timeout=120_000)
@@ -292,15 +303,39 @@ def answering(server, launch, photos, visits, stack) -> dict:
     return measured
 
 
+def memory(server, chromium, photos, options, stack) -> dict:
+    """MB after 0, 1, 2, ... visitors have each had a photo of 12 megapixels classified, and are still there."""
+    url = stack.enter_context(server.started())
+    browser = stack.enter_context(chromium())
+    time.sleep(12)
+    measured = [server.memory()]
+    for _ in range(6):
+        page = browser.new_page()
+        page.goto(url, wait_until="commit", timeout=120_000)
+        usable(page, server)
+        page.wait_for_timeout(500)
+        server.choose(page, photos[12])
+        page.wait_for_function(server.ready, polling="raf", timeout=60_000)
+        page.evaluate(f"document.querySelector({server.classify!r}).click()")
+        page.wait_for_function(server.answered, polling="raf", timeout=60_000)
+        page.wait_for_timeout(3000)
+        measured.append(server.memory())
+    return {"memory": measured}
+
+
 def rest(server, url: str) -> None:
     """Until it has prepared what it prepares, and answered one visitor."""
     time.sleep(12)
-    with ThreadPoolExecutor() as thread:  # Playwright's own loop runs in this one
-        thread.submit(asyncio.run, server.visit(url, small())).result()
+    run(server.visit(url, small()))
     time.sleep(3)
 
 
 # Without a browser
+
+
+def run(coroutine):
+    with ThreadPoolExecutor() as thread:  # Playwright's own loop runs in this one
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 def small() -> bytes:
@@ -309,24 +344,7 @@ def small() -> bytes:
     return content.getvalue()
 
 
-def memory(server, path: Path) -> list[float]:
-    """MB after 0, 1, 2, ... visitors have each had a photo of 12 megapixels classified, and are still there."""
-
-    async def visit(url: str) -> list[float]:
-        measured = [server.memory()]
-        async with contextlib.AsyncExitStack() as stay:
-            for _ in range(6):
-                await server.visit(url, path.read_bytes(), stay)
-                await asyncio.sleep(4)
-                measured.append(server.memory())
-        return measured
-
-    with server.started() as url:
-        time.sleep(12)
-        return asyncio.run(visit(url))
-
-
-def crowds(server, levels) -> dict:
+def crowds(server, chromium, photos, options, stack) -> dict:
     """For every number of visitors who come at once: seconds until each has an answer (None: has none), and MB then."""
 
     async def come(url: str, count: int):
@@ -346,11 +364,11 @@ def crowds(server, levels) -> dict:
             return {"seconds": seconds, "memory": server.memory()}
 
     measured = {}
-    for level in levels:
+    for level in options.levels:
         with server.started() as url:
             time.sleep(12)
-            measured[level] = asyncio.run(come(url, level))
-    return measured
+            measured[level] = run(come(url, level))
+    return {"crowd": measured}
 
 
 # What is told of it

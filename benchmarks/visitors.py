@@ -97,7 +97,11 @@ async def visit_gradio(url: str, photo: bytes, stay: AsyncExitStack | None = Non
     upload = await http.fetch(url + "gradio_api/upload", method="POST", body=form, headers=headers, request_timeout=300)
     file = {"path": json.loads(upload.body)[0], "meta": {"_type": "gradio.FileData"}}
     call = await http.fetch(
-        url + "gradio_api/call/classify", method="POST", body=json.dumps({"data": [file]}), request_timeout=300
+        url + "gradio_api/call/classify",
+        method="POST",
+        headers={"Content-Type": "application/json"},
+        body=json.dumps({"data": [file]}),
+        request_timeout=300,
     )
     event = json.loads(call.body)["event_id"]
     reply = await http.fetch(url + f"gradio_api/call/classify/{event}", request_timeout=300)

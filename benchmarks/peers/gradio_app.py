@@ -20,6 +20,7 @@ page = gradio.Interface(
     classify,
     gradio.Image(type="pil"),
     gradio.Label(),
+    api_name="classify",
     flagging_mode="never",
     submit_btn="Classify",
     analytics_enabled=False,
