@@ -21,6 +21,8 @@ def preload() -> None:
     with suppress(ExportError):  # the page says so itself
         if (classifier := Classifier.load("export.pkl")) is not _warm:
             classifier.classify(Image.new("RGB", (640, 480)))
-            _warm = classifier
-            gc.unfreeze()  # or the one before would stay for ever, see forked_kernels
-            gc.collect()
+            before, _warm = _warm, classifier
+            if before:
+                del before
+                gc.unfreeze()  # or it would stay for ever, see forked_kernels
+                gc.collect()

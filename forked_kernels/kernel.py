@@ -13,11 +13,11 @@ class ForkedKernel(IPythonKernel):
     def __init__(self, **kwargs):
         # It lists every module there is, for its debugger, and so writes reference counts all over the memory that it
         # shares: 31 MB with fastai's 4,300 modules. So it is shown those of Jupyter and Python alone.
-        everything, before = sys.modules, set(JUPYTERS)
+        everything = sys.modules
+        JUPYTERS["__main__"] = everything["__main__"]
         sys.modules = JUPYTERS
         try:
             super().__init__(**kwargs)
         finally:
             sys.modules = everything
-            for name in JUPYTERS.keys() - before:  # imported meanwhile
-                everything.setdefault(name, JUPYTERS[name])
+            everything.update(JUPYTERS)  # what was imported meanwhile, and IPython's own __main__

@@ -37,6 +37,7 @@ def main(socket: int, *preload: str) -> None:
     """Fork a kernel for every request that comes through `socket`, a file descriptor, until its other end is closed."""
     connection = Connection(socket)
     owner = os.getppid()
+    gc.disable()  # a collection here would leave holes that the children fill, page by page, each for itself
     for name in JUPYTER:
         _import(name)
     kernel.JUPYTERS.update(sys.modules)
@@ -46,7 +47,6 @@ def main(socket: int, *preload: str) -> None:
     children = set()
     signal.signal(signal.SIGCHLD, lambda *_: _reap(children))
     modules = 0
-    gc.disable()  # a collection here would leave holes that the children fill, page by page, each for itself
     while True:
         try:
             connection.send("ready")

@@ -47,9 +47,16 @@ writeFileSync(
 <link rel="stylesheet" href="${address["frontend.css"]}">
 <link rel="preload" as="fetch" crossorigin href="${address["frontend.js.gz"]}">
 <script type="module">
-  const { body } = await fetch("${address["frontend.js.gz"]}");
-  const script = await new Response(body.pipeThrough(new DecompressionStream("gzip"))).text();
-  await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+  try {
+    const { body } = await fetch("${address["frontend.js.gz"]}");
+    const script = await new Response(body.pipeThrough(new DecompressionStream("gzip"))).text();
+    await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+  } catch (error) {
+    const loading = document.getElementById("loading");
+    loading.textContent = "This page could not be started. Please reload it.";
+    loading.hidden = false;
+    throw error; // to the browser's console
+  }
 </script>
 `,
 );

@@ -71,19 +71,17 @@ addEventListener("pagehide", ({ persisted }) => {
   if (!persisted) navigator.sendBeacon(`${config.baseUrl}voila/api/shutdown/${config.kernelId}`);
 });
 
-const loading = document.getElementById("loading");
-try {
-  const manager = new Manager(kernel);
-  const dead = new Promise((_, reject) =>
-    kernel.statusChanged.connect((_, status) => status === "dead" && reject(new Error("The kernel has ended."))),
-  );
-  await Promise.race([manager.load(), dead]);
-  loading.hidden = true;
-  for (const script of document.querySelectorAll('script[type="application/vnd.voila.cell-output+json"]')) {
-    await output.show(JSON.parse(script.textContent), script.parentElement, manager);
-  }
-} catch (error) {
-  loading.hidden = false;
-  loading.textContent = "This page could not be started. Please reload it.";
-  throw error; // to the browser's console
+// If it has ended already, as when a browser shows yesterday's tabs again, the connection would be tried for minutes.
+const ended = new Promise((_, reject) =>
+  setTimeout(async () => {
+    if (kernel.connectionStatus === "connected") return;
+    const response = await fetch(`${config.baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store" }).catch(reject);
+    if (response?.status === 404) reject(new Error("The kernel has ended."));
+  }, 3000),
+);
+const manager = new Manager(kernel);
+await Promise.race([manager.load(), ended]);
+document.getElementById("loading").hidden = true;
+for (const script of document.querySelectorAll('script[type="application/vnd.voila.cell-output+json"]')) {
+  await output.show(JSON.parse(script.textContent), script.parentElement, manager);
 }

@@ -163,6 +163,16 @@ def test_kernels_do_not_see_each_other(spec, start, module):
     assert third("__import__('common').visitors") == []
 
 
+def test_what_is_defined_in_a_kernel_is_found_in_its_main_module(spec, start, module):
+    """Pickle and dataclasses look there."""
+    kernel = start(spec(preload=["heavy"], server_env=module("heavy", "")))
+    assert (
+        kernel.run("import __main__, pickle, sys\nclass Bear: pass\nteddy = pickle.loads(pickle.dumps(Bear()))") == "ok"
+    )
+    assert kernel("type(teddy) is __main__.Bear is sys.modules['__main__'].Bear")
+    assert kernel("'heavy' in sys.modules and 'ipykernel' in sys.modules")
+
+
 def test_random_numbers_differ(spec, start, module):
     env = module("libraries", "import random, numpy, torch\nrandom.seed(1); numpy.random.seed(1); torch.manual_seed(1)")
     specs = spec(preload=["libraries"], server_env=env | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})

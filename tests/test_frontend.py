@@ -109,3 +109,24 @@ def test_a_widget_that_it_does_not_know_takes_no_other_with_it(page):
     expect(failed).to_have_count(1)
     failed.click()
     expect(failed).to_contain_text("This page cannot show leaflet")
+
+
+@pytest.mark.parametrize("broken", ["delete window.DecompressionStream", "delete window.WebSocket"])
+def test_a_page_that_cannot_start_says_so(browser, url, broken):
+    page = browser.new_context().new_page()
+    page.add_init_script(broken)
+    page.goto(url)
+    expect(page.get_by_role("status")).to_have_text("This page could not be started. Please reload it.")
+    expect(page.locator("h1")).to_be_visible()
+    page.context.close()
+
+
+def test_a_page_whose_kernel_has_ended_says_so(browser, url):
+    """As when a browser shows yesterday's tabs again."""
+    page = browser.new_context().new_page()
+    page.route("**/api/kernels/*/channels*", lambda route: route.abort())
+    page.route("**/api/kernels/*", lambda route: route.fulfill(status=404))
+    page.route_web_socket("**/channels*", lambda socket: socket.close())
+    page.goto(url)
+    expect(page.get_by_role("status")).to_have_text("This page could not be started. Please reload it.")
+    page.context.close()

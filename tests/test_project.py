@@ -1,6 +1,7 @@
 """The files around the code agree with it and with each other."""
 
 import hashlib
+import json
 import os
 import re
 import sys
@@ -8,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import page
 import pytest
 import yaml
 from conftest import ROOT
@@ -81,3 +83,9 @@ def test_the_readme_begins_with_the_two_commands():
     serve, test = (block.splitlines() for block in blocks[:2])
     assert len(serve) == len(test) == 1
     assert "voila app.ipynb" in serve[0] and "pytest" in test[0]
+
+
+def test_the_readme_tells_what_was_measured():
+    """After another run of it, or: .venv/bin/python benchmarks/page.py --from-results"""
+    results = json.loads(page.RESULTS.read_text())
+    assert page.described(results) in (ROOT / "README.md").read_text()
