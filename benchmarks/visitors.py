@@ -1,5 +1,6 @@
 """Visitors without a browser: what a page's script would say to its server, for the benchmark and for tests."""
 
+import contextlib
 import json
 import re
 import uuid
@@ -11,7 +12,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import websocket_connect
 
 PROTOCOL = "v1.kernel.websocket.jupyter.org"
-AnswerText = re.compile(r"Prediction: [^\"]*|This does not look like anything[^\"]*")
+ANSWER = re.compile(r"Prediction: [^\"]*|This does not look like anything[^\"]*")
 
 
 class Kernel:
@@ -26,6 +27,11 @@ class Kernel:
         request = HTTPRequest(address, request_timeout=300, connect_timeout=300)
         connection = await websocket_connect(request, subprotocols=[PROTOCOL], max_message_size=2**28)
         return cls(connection)
+
+    async def close(self) -> None:
+        self.connection.close()
+        while await self.connection.read_message() is not None:  # until the server has heard of it
+            pass
 
     async def send(self, kind: str, content: dict, metadata=None, buffers=()) -> str:
         message_id = uuid.uuid4().hex
@@ -64,7 +70,8 @@ class Kernel:
 
 async def visit_voila(url: str, photo: bytes, stay: AsyncExitStack | None = None) -> str:
     """Open the page, hand over a photo, click Classify and return the answer; keep the page open as long as `stay`."""
-    reply = await AsyncHTTPClient(force_instance=True).fetch(url, request_timeout=300, connect_timeout=300)
+    with contextlib.closing(AsyncHTTPClient(force_instance=True)) as http:
+        reply = await http.fetch(url, request_timeout=300, connect_timeout=300)
     kernel_id = re.search(r'"kernelId": ?"([^"]+)"', reply.body.decode())[1]
     kernel = await Kernel.connect(url, kernel_id)
     widgets = await kernel.widgets()
@@ -78,11 +85,11 @@ async def visit_voila(url: str, photo: bytes, stay: AsyncExitStack | None = None
         kind, content = await kernel.receive()
         if kind == "error":
             raise RuntimeError(content["evalue"])
-        if kind.startswith("comm_") and (answer := AnswerText.search(json.dumps(content.get("data", {})))):
+        if kind.startswith("comm_") and (answer := ANSWER.search(json.dumps(content.get("data", {})))):
             if stay is None:
-                kernel.connection.close()
+                await kernel.close()
             else:
-                stay.callback(kernel.connection.close)
+                stay.push_async_callback(kernel.close)
             return answer[0]
 
 
