@@ -228,7 +228,6 @@ def test_restart(spec, start):
 @pytest.mark.parametrize("now", [True, False])
 def test_shutdown(spec, now):
     kernel = Kernel(spec())
-    kernel.run(f"import atexit, pathlib; atexit.register(pathlib.Path({str(kernel.pid)!r}).touch)")
     kernel.client.stop_channels()
     kernel.manager.shutdown_kernel(now=now)
     assert not kernel.manager.is_alive() and ends_soon(kernel.pid)
