@@ -59,10 +59,25 @@ class Manager extends ManagerBase {
   }
 }
 
+// A proxy accepts connections to a server that is not there, and closes them. Without a pause they would be tried again
+// a hundred times a second, because each was open.
+class Socket extends WebSocket {
+  constructor(...options) {
+    super(...options);
+    this.addEventListener("open", () => (this.pause = 5000));
+    this.addEventListener("message", () => (this.pause = 0));
+  }
+
+  set onclose(handler) {
+    super.onclose = (event) => (this.pause ? setTimeout(handler, this.pause, event) : handler(event));
+  }
+}
+
 const config = JSON.parse(document.getElementById("jupyter-config-data").textContent);
+const baseUrl = new URL(config.baseUrl, location.href).href;
 const kernel = new KernelConnection({
   model: { id: config.kernelId, name: "" },
-  serverSettings: ServerConnection.makeSettings({ baseUrl: new URL(config.baseUrl, location.href).href }),
+  serverSettings: ServerConnection.makeSettings({ baseUrl, WebSocket: Socket }),
 });
 kernel.commsOverSubshells = CommsOverSubshells.Disabled; // a visitor's clicks are answered one after the other
 
@@ -71,13 +86,16 @@ addEventListener("pagehide", ({ persisted }) => {
   if (!persisted) navigator.sendBeacon(`${config.baseUrl}voila/api/shutdown/${config.kernelId}`);
 });
 
-// If it has ended already, as when a browser shows yesterday's tabs again, the connection would be tried for minutes.
+// It may have ended before: when the server is another one now, or a browser shows yesterday's tabs again.
+async function hasEnded() {
+  const response = await fetch(`${config.baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store" }).catch(() => null);
+  return response?.status === 404;
+}
+kernel.connectionStatusChanged.connect(async (_, status) => {
+  if (status === "connecting" && (await hasEnded())) kernel.dispose(); // or the connection would be tried for ever
+});
 const ended = new Promise((_, reject) =>
-  setTimeout(async () => {
-    if (kernel.connectionStatus === "connected") return;
-    const response = await fetch(`${config.baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store" }).catch(reject);
-    if (response?.status === 404) reject(new Error("The kernel has ended."));
-  }, 3000),
+  setTimeout(async () => (await hasEnded()) && reject(new Error("The kernel has ended.")), 3000),
 );
 const manager = new Manager(kernel);
 await Promise.race([manager.load(), ended]);

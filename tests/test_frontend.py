@@ -130,3 +130,29 @@ def test_a_page_whose_kernel_has_ended_says_so(browser, url):
     page.goto(url)
     expect(page.get_by_role("status")).to_have_text("This page could not be started. Please reload it.")
     page.context.close()
+
+
+def test_a_proxy_without_a_server_behind_it_is_not_asked_a_hundred_times_a_second(browser, url):
+    """jupyter-server-proxy accepts connections to a server that has ended, and closes them."""
+    page = browser.new_context().new_page()
+    opened = []
+
+    def proxy(socket):
+        opened.append(socket)
+        if len(opened) == 1:
+            socket.connect_to_server()
+        else:
+            socket.on_message(lambda message: socket.close(code=1011))
+
+    page.route_web_socket("**/channels*", proxy)
+    page.goto(url)
+    expect(page.locator("#loading")).to_be_hidden()
+    page.route("**/api/kernels/*", lambda route: route.fulfill(status=502))
+    opened[0].close(code=1011)
+    page.wait_for_timeout(3000)
+    assert len(opened) == 2
+    page.route("**/api/kernels/*", lambda route: route.fulfill(status=404))
+    page.wait_for_timeout(9000)
+    assert len(opened) == 3, "it goes on until the kernel is known to have ended"
+    expect(page.locator(".choose")).to_be_visible()
+    page.context.close()
