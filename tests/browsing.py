@@ -23,24 +23,38 @@ expect.set_options(timeout=30_000)  # on a machine that is busy with something e
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-@contextlib.contextmanager
-def serve(folder: Path, *options: str):
-    """The address of the page, served as the README says, from a copy of the project."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = folder / "voila.log"
-    command = [sys.executable, "-m", "voila", "app.ipynb", "--no-browser", f"--port={port}", *options]
-    with open(log, "w") as output, subprocess.Popen(command, cwd=folder, stdout=output, stderr=output) as server:
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running(command: list[str], folder: Path, port: int, **environment: str):
+    """A server, from when it listens at the port; what it says is in server.log."""
+    log = folder / "server.log"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, **environment}
+    with open(log, "w") as output:
+        server = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, env=environment)
+    with server:
         try:
             for _ in range(600):
-                assert server.poll() is None, f"Voilà ended; see {log}"
+                assert server.poll() is None, f"It ended; see {log}"
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                     break
                 time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}/"
+            yield server
         finally:
             server.terminate()
+
+
+@contextlib.contextmanager
+def serve(folder: Path, *options: str):
+    """The address of the page, served as the README says, from a copy of the project."""
+    port = free_port()
+    with running([sys.executable, "-m", "voila", "app.ipynb", "--no-browser", f"--port={port}", *options], folder, port):
+        yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +63,8 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     for name in ("app.ipynb", "export.pkl", "MODEL_CARD.md", "voila.json"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "bears", folder / "bears")
+    for name in ("bears", "binder", "deploy"):
+        shutil.copytree(ROOT / name, folder / name)
     return folder
 
 
@@ -87,7 +102,7 @@ class Visitor:
         self.errors, self.outside, self.sent = [], [], 0
         self.expected = ["matchMedia is not defined"] if old else []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self._requested(request.url, url))
+        self.page.on("request", lambda request: self._requested(request.url, url.split("?")[0]))
         self.page.on("websocket", lambda socket: socket.on("framesent", self._sends))
         if old:
             self.page.add_init_script("delete window.matchMedia")

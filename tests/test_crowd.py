@@ -37,7 +37,7 @@ def test_ten_at_once_each_get_their_own_answer_from_forked_kernels(url, project)
     for answer, expected in zip(answers, [ANSWER, STRANGER] * 5, strict=True):
         assert re.match(expected, answer)
     assert running >= 10
-    log = (project / "voila.log").read_text()
+    log = (project / "server.log").read_text()
     assert "started as usual" not in log and "threads run" not in log
     for kernel_id in set(re.findall(r"Connecting to kernel ([\w-]+)", log)):
         with contextlib.suppress(urllib.error.HTTPError):  # it has ended before

@@ -386,7 +386,7 @@ def test_a_fault_of_ours_gets_a_sentence_and_its_traceback_goes_to_the_log_only(
         visitor.reads(re.compile("^Something went wrong here"))
         assert "ZeroDivisionError" not in visitor.page.content()
         visitor.leaves()
-    assert "ZeroDivisionError" in (folder / "voila.log").read_text()
+    assert "ZeroDivisionError" in (folder / "server.log").read_text()
 
 
 # Kernels
