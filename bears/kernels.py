@@ -1,8 +1,24 @@
-"""When Voilà may end a kernel. Named in voila.json; nothing of ours imports it."""
+"""How Voilà talks to kernels, and when it may end one. Named in voila.json; nothing of ours imports it."""
 
+import sys
 from datetime import UTC, datetime
 
-from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager, ServerKernelManager
+from traitlets import default
+
+
+class OneKernelManager(ServerKernelManager):
+    """Talks to its kernel over Unix sockets, in a folder that belongs to Voilà.
+
+    Jupyter's own way is to look for five free TCP ports and tell the kernel to take them. When something else takes one
+    first, the kernel ends, and Voilà waits for it for ever, with all its visitors. It has happened with three servers
+    starting at once on one machine, where every user could have reached the kernels, too.
+    """
+
+    @default("transport")
+    def _unix_sockets(self) -> str:
+        short = len(self.connection_file) <= 100  # as their addresses must be, which are two characters longer
+        return "ipc" if short and sys.platform != "win32" else "tcp"
 
 
 class KernelManager(AsyncMappingKernelManager):
@@ -13,6 +29,10 @@ class KernelManager(AsyncMappingKernelManager):
     when its connection drops for a second. If the next check falls into that moment, the visitor is left with a dead
     page. (The kernels in its pool Voilà spares itself, before it asks this class.)
     """
+
+    @default("kernel_manager_class")
+    def _one_kernel_manager(self) -> str:
+        return f"{OneKernelManager.__module__}.{OneKernelManager.__name__}"
 
     async def cull_kernel_if_idle(self, kernel_id: str) -> None:
         kernel = self._kernels[kernel_id]

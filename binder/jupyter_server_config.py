@@ -18,4 +18,4 @@ c.ServerProxy.servers = {
 }
 
 # Uploads pass through this server, too. voila.json says the same.
-c.ServerApp.tornado_settings.update({"websocket_max_message_size": 134217728})
+c.ServerApp.tornado_settings = {"websocket_max_message_size": 134217728}

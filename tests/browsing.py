@@ -53,7 +53,9 @@ def running(command: list[str], folder: Path, port: int, **environment: str):
 def serve(folder: Path, *options: str):
     """The address of the page, served as the README says, from a copy of the project."""
     port = free_port()
-    with running([sys.executable, "-m", "voila", "app.ipynb", "--no-browser", f"--port={port}", *options], folder, port):
+    with running(
+        [sys.executable, "-m", "voila", "app.ipynb", "--no-browser", f"--port={port}", *options], folder, port
+    ):
         yield f"http://127.0.0.1:{port}/"
 
 

@@ -53,7 +53,7 @@ Map()
 
 @pytest.fixture(scope="module")
 def page(browser, tmp_path_factory):
-    """A notebook with a bit of everything, in ordinary kernels: this template, and nothing else of voila.json."""
+    """A notebook with a bit of everything, in ordinary kernels."""
     kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernelspec, "title": "Bits & <pieces>"})
     for source in CELLS:
@@ -61,7 +61,8 @@ def page(browser, tmp_path_factory):
         notebook.cells.append(new(source))
     folder = tmp_path_factory.mktemp("bits")
     nbformat.write(notebook, folder / "app.ipynb")
-    with serve(folder, "--template=bears", "--Voila.tornado_settings={'disable_check_xsrf': True}") as url:
+    kernels = "--VoilaConfiguration.multi_kernel_manager_class=bears.kernels.KernelManager"
+    with serve(folder, "--template=bears", kernels, "--Voila.tornado_settings={'disable_check_xsrf': True}") as url:
         page = browser.new_context().new_page()
         page.goto(url)
         expect(page.locator("#loading")).to_be_hidden()

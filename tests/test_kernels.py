@@ -1,7 +1,12 @@
-"""bears.kernels: a kernel is culled when its visitor has been gone for long enough, and not before."""
+"""bears.kernels: no port that something else could take; a kernel is culled when its visitor has been gone for long."""
 
 import asyncio
+import sys
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
 
 from bears.kernels import KernelManager
 
@@ -45,3 +50,37 @@ def test_a_visitor_who_never_connects_leaves_no_kernel():
             await manager.shutdown_all(now=True)
 
     asyncio.run(visit())
+
+
+def started(folder) -> dict:
+    """How a kernel is to be talked to whose files are in that folder."""
+
+    async def visit():
+        manager = KernelManager(connection_dir=str(folder))
+        kernel_id = await manager.start_kernel(kernel_name="python3")
+        kernel = manager.get_kernel(kernel_id)
+        client = kernel.client()
+        client.start_channels()
+        try:
+            await client.wait_for_ready(timeout=60)
+            return kernel.get_connection_info()
+        finally:
+            client.stop_channels()
+            await manager.shutdown_all(now=True)
+
+    info = asyncio.run(visit())
+    assert not list(folder.iterdir()), "nothing is left behind"
+    return info
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there kernels have TCP ports")
+def test_a_kernel_needs_no_tcp_port():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        info = started(Path(folder))
+    assert info["transport"] == "ipc" and info["ip"].startswith(folder)
+
+
+def test_where_unix_sockets_would_have_too_long_a_name_there_are_ports(tmp_path):
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    assert started(folder)["transport"] == "tcp"
