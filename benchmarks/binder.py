@@ -10,18 +10,18 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from page import BROWSERS, HERE, ROOT, Book, Chromium, Here, first_visitor, machine, photo, shutil, usable
+from page import BROWSERS, HERE, ROOT, Book, Chromium, Here, first_visitor, machine, photo, usable, write_between_marks
 from playwright.sync_api import sync_playwright
 
 RESULTS = HERE / "binder.json"
 README = ROOT / "deploy" / "README.md"
-MARKS = "<!-- written by benchmarks/binder.py -->\n\n", "\n<!-- until here -->"
 BASE, TOKEN = "/user/abc/", "sesame"
 
 
@@ -117,22 +117,25 @@ def measure(options) -> dict:
 
 def described(results: dict) -> str:
     """The table, as it stands in deploy/README.md."""
-    pages = results["pages"].values()
-    lines = ["|  | " + " | ".join(results["pages"]) + " |", "| --- " * (len(results["pages"]) + 1) + "|"]
-    for what, key in (
-        ("from the server's start to a usable page", "first_visitor"),
-        ("to open it again", "opened"),
-        ("click to answer, 12 megapixels", "answered"),
-    ):
-        lines.append(f"| {what} | " + " | ".join(f"{statistics.median(page[key]):.2f} s" for page in pages) + " |")
-    lines.append(
-        "| memory of it all with one visitor | " + " | ".join(f"{page['memory']:,.0f} MB" for page in pages) + " |"
-    )
-    by = results["machine"]
-    return (
-        "\n".join(lines)
-        + f"\n\nMeasured on {by['date']}: one core of an {by['processor']}, medians of three starts and five visits.\n"
-    )
+    names, pages = list(results["pages"]), results["pages"].values()
+
+    def line(what, values):
+        return f"| {' | '.join([what, *values])} |"
+
+    def median(what, key):
+        return line(what, [f"{statistics.median(page[key]):.2f} s" for page in pages])
+
+    table = [
+        line("", names),
+        line("---", ["---"] * len(names)),
+        median("from the server's start to a usable page", "first_visitor"),
+        median("to open it again", "opened"),
+        median("click to answer, 12 megapixels", "answered"),
+        line("memory of everything, with one visitor", [f"{page['memory']:,.0f} MB" for page in pages]),
+    ]
+    by, visits = results["machine"], len(next(iter(pages))["opened"])
+    measured = f"Measured on {by['date']}: one core, {by['processor']}; medians of three starts and {visits} visits."
+    return "\n" + "\n".join(table) + f"\n\n{measured}\n\n"
 
 
 def main() -> None:
@@ -143,9 +146,7 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if options.from_results else measure(options)
     print(described(results))
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    if README.exists():
-        before, rest = README.read_text().split(MARKS[0])
-        README.write_text(before + MARKS[0] + described(results) + MARKS[1] + rest.split(MARKS[1])[1])
+    write_between_marks(README, "binder.py", described(results))
 
 
 if __name__ == "__main__":

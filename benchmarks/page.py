@@ -147,7 +147,7 @@ def main() -> None:
     print(table(results))
     if not options.only:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        write_readme(results)
+        write_between_marks(ROOT / "README.md", "page.py", described(results))
         plot(results)
 
 
@@ -426,19 +426,17 @@ def table(results: dict) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-MARKS = "<!-- written by benchmarks/page.py -->\n", "<!-- until here -->\n"
-
-
 def described(results: dict) -> str:
     machine = results["machine"]
     by = f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}, Chromium {machine['chromium']}"
     return f"\n{table(results)}\n\nMeasured on {machine['date']}: {by}.\n\n"
 
 
-def write_readme(results: dict) -> None:
-    path = ROOT / "README.md"
-    before, rest = path.read_text().split(MARKS[0])
-    path.write_text(before + MARKS[0] + described(results) + MARKS[1] + rest.split(MARKS[1])[1])
+def write_between_marks(path: Path, script: str, text: str) -> None:
+    """Into the Markdown file, in place of what that script had written there before."""
+    begin, end = f"<!-- written by benchmarks/{script} -->\n", "<!-- until here -->\n"
+    before, rest = path.read_text().split(begin)
+    path.write_text(before + begin + text + end + rest.split(end, 1)[1])
 
 
 def plot(results: dict) -> None:

@@ -19,6 +19,3 @@ c.ServerProxy.servers = {
 
 # Uploads pass through this server, too. voila.json says the same.
 c.ServerApp.tornado_settings = {"websocket_max_message_size": 134217728}
-
-# Voilà's way to serve notebooks within this server, which takes half a second to start; app/ is in its place.
-c.ServerApp.jpserver_extensions = {"voila.server_extension": False}

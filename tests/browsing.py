@@ -123,6 +123,11 @@ class Visitor:
     def _sends(self, payload: str | bytes):
         self.sent += len(payload)
 
+    @property
+    def kernel(self) -> str:
+        """The ID of the page's kernel."""
+        return self.page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').text).kernelId")
+
     def chooses(self, *files: Path | dict):
         with self.page.expect_file_chooser() as chooser:
             self.choose.click()

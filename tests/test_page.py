@@ -392,10 +392,6 @@ def test_a_fault_of_ours_gets_a_sentence_and_its_traceback_goes_to_the_log_only(
 # Kernels
 
 
-def kernel_of(visitor) -> str:
-    return visitor.page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').text).kernelId")
-
-
 GONE = "This page has lost its connection to the server."
 
 
@@ -404,7 +400,7 @@ def test_when_the_kernel_is_gone_the_page_says_so_and_offers_to_reload(newcomer,
     visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
     time.sleep(0.5)
     expect(visitor.page.get_by_role("alert")).to_have_count(0)
-    visitor.page.route(f"**/api/kernels/{kernel_of(visitor)}", lambda route: route.fulfill(status=404))
+    visitor.page.route(f"**/api/kernels/{visitor.kernel}", lambda route: route.fulfill(status=404))
     visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
     expect(visitor.page.get_by_role("alert")).to_contain_text(GONE)
     screenshot(visitor)
@@ -447,7 +443,7 @@ def test_when_the_kernel_is_killed_and_started_anew_the_page_says_so(browser, pr
 
 def test_the_kernel_ends_with_its_page(browser, url):
     visitor = Visitor(browser, url)
-    alive = f"{url}api/kernels/{kernel_of(visitor)}"
+    alive = f"{url}api/kernels/{visitor.kernel}"
     assert get(alive)[0] == 200
     visitor.leaves()
     assert any(time.sleep(0.1) or get(alive)[0] == 404 for _ in range(100))
@@ -458,7 +454,7 @@ def test_the_kernel_of_a_page_that_was_lost_is_culled_and_the_preheated_one_is_n
     impatient = ["--MappingKernelManager.cull_idle_timeout=3", "--MappingKernelManager.cull_interval=1"]
     with serve(folder, *impatient) as url:
         visitor = Visitor(browser, url, blocked="**/voila/api/shutdown/*")
-        alive = f"{url}api/kernels/{kernel_of(visitor)}"
+        alive = f"{url}api/kernels/{visitor.kernel}"
         time.sleep(8)
         assert get(alive)[0] == 200, "a page that is open keeps its kernel"
         visitor.leaves()

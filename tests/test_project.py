@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import sys
 import tomllib
@@ -14,11 +13,13 @@ import pytest
 import yaml
 from conftest import ROOT
 
+import binder
 from bears.classifier import VERSIONED
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SERVING = PROJECT["dependencies"]
 TRAINING = PROJECT["optional-dependencies"]["train"]
+BINDER = PROJECT["optional-dependencies"]["binder"]
 
 PLOTS = {"lr-find", "confusion", "reliability", "novelty-plot"}  # cells whose pictures show no photo
 
@@ -27,14 +28,13 @@ def test_environment_yml_installs_what_pyproject_states():
     *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     option, *requirements = pip["pip"]
     assert option == "--extra-index-url https://download.pytorch.org/whl/cpu"
-    assert sorted(requirements) == sorted(SERVING + TRAINING)
+    assert sorted(requirements) == sorted(SERVING + TRAINING + BINDER)
     assert conda == ["python=" + PROJECT["requires-python"].removeprefix("==").removesuffix(".*"), "pip"]
 
 
 def test_binder_installs_the_same():
     """A folder named binder/ makes Binder ignore the environment.yml at the top."""
     assert (ROOT / "binder" / "environment.yml").read_bytes() == (ROOT / "environment.yml").read_bytes()
-    assert os.access(ROOT / "binder" / "postBuild", os.X_OK)
 
 
 def test_the_template_that_voila_finds_is_the_one_in_this_folder():
@@ -89,3 +89,9 @@ def test_the_readme_tells_what_was_measured():
     """After another run of it, or: .venv/bin/python benchmarks/page.py --from-results"""
     results = json.loads(page.RESULTS.read_text())
     assert page.described(results) in (ROOT / "README.md").read_text()
+
+
+def test_deploy_tells_what_was_measured():
+    """After another run of it, or: .venv/bin/python benchmarks/binder.py --from-results"""
+    results = json.loads(binder.RESULTS.read_text())
+    assert binder.described(results) in binder.README.read_text()
