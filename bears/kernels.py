@@ -8,17 +8,22 @@ from traitlets import default
 
 
 class OneKernelManager(ServerKernelManager):
-    """Talks to its kernel over Unix sockets, in a folder that belongs to Voilà.
+    """Talks to its kernel over Unix sockets, in a folder that belongs to Voilà; and no kernel keeps a history.
 
     Jupyter's own way is to look for five free TCP ports and tell the kernel to take them. When something else takes one
     first, the kernel ends, and Voilà waits for it for ever, with all its visitors. It has happened with three servers
     starting at once on one machine, where every user could have reached the kernels, too.
+
+    IPython would write the notebook's code into its history for every visitor, 7 kB each time.
     """
 
     @default("transport")
     def _unix_sockets(self) -> str:
         short = len(self.connection_file) <= 100  # as their addresses must be, which are two characters longer
         return "ipc" if short and sys.platform != "win32" else "tcp"
+
+    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+        return super().format_kernel_cmd([*(extra_arguments or []), "--HistoryManager.enabled=False"])
 
 
 class KernelManager(AsyncMappingKernelManager):

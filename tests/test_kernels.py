@@ -1,6 +1,7 @@
-"""bears.kernels: no port that something else could take; a kernel is culled when its visitor has been gone for long."""
+"""bears.kernels: no port that something else could take, no history; culled when the visitor has been gone for long."""
 
 import asyncio
+import os
 import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -52,17 +53,18 @@ def test_a_visitor_who_never_connects_leaves_no_kernel():
     asyncio.run(visit())
 
 
-def started(folder) -> dict:
+def started(folder, **environment: str) -> dict:
     """How a kernel is to be talked to whose files are in that folder."""
 
     async def visit():
         manager = KernelManager(connection_dir=str(folder))
-        kernel_id = await manager.start_kernel(kernel_name="python3")
+        kernel_id = await manager.start_kernel(kernel_name="python3", env=environment and {**os.environ, **environment})
         kernel = manager.get_kernel(kernel_id)
         client = kernel.client()
         client.start_channels()
         try:
             await client.wait_for_ready(timeout=60)
+            await client.execute_interactive("1 + 1", timeout=60)
             return kernel.get_connection_info()
         finally:
             client.stop_channels()
@@ -84,3 +86,10 @@ def test_where_unix_sockets_would_have_too_long_a_name_there_are_ports(tmp_path)
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
     assert started(folder)["transport"] == "tcp"
+
+
+def test_what_is_executed_is_not_written_down(tmp_path):
+    (tmp_path / "kernel").mkdir()
+    started(tmp_path / "kernel", IPYTHONDIR=str(tmp_path / "ipython"))
+    assert (tmp_path / "ipython").exists()
+    assert not list(tmp_path.rglob("history.sqlite"))
