@@ -167,8 +167,10 @@ def hub(project, proxy, tmp_path_factory):
         f"--SimpleLocalProcessSpawner.home_dir_template={folder.parent}/{{username}}",
         "--Spawner.args=--allow-root",
     ]  # fmt: skip
+    before = {*folder.iterdir()}
     with running(command, folder, port):
         yield f"http://127.0.0.1:{port}/"
+    assert {*folder.iterdir()} - before == {folder / "server.log"}, "it leaves nothing in the project"
 
 
 def test_three_users_at_once_have_each_their_own_page(browser, hub, screenshot):
