@@ -106,6 +106,7 @@ class Visitor:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self._requested(request.url, url.split("?")[0]))
         self.page.on("websocket", lambda socket: socket.on("framesent", self._sends))
+        self.page.on("filechooser", lambda chooser: None)  # or one that opens at once may be missed when it is expected
         if old:
             self.page.add_init_script("delete window.matchMedia")
         if blocked:

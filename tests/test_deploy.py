@@ -170,7 +170,7 @@ def hub(project, proxy, tmp_path_factory):
     before = {*folder.iterdir()}
     with running(command, folder, port):
         yield f"http://127.0.0.1:{port}/"
-    assert {*folder.iterdir()} - before == {folder / "server.log"}, "it leaves nothing in the project"
+    assert {*folder.iterdir()} - before <= {folder / "server.log"}, "it leaves nothing in the project"
 
 
 def test_three_users_at_once_have_each_their_own_page(browser, hub, screenshot):
