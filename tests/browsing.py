@@ -44,6 +44,8 @@ def running(command: list[str], folder: Path, port: int, **environment: str):
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                     break
                 time.sleep(0.1)
+            else:
+                raise TimeoutError(f"It does not listen at port {port}; see {log}")
             yield server
         finally:
             server.terminate()

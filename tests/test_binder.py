@@ -158,7 +158,6 @@ def test_the_page_comes_back_when_it_was_killed(browser, project, tmp_path):
     folder = shutil.copytree(project, tmp_path / "project")
     with binder(folder) as (address, _):
         for _ in range(2):  # the one that was started first; then one that the server has started
-            preheated(folder)
             visitor = Visitor(browser, f"{address}app/?token={TOKEN}")
             (page,) = pages(folder)
             page.kill()
@@ -169,7 +168,6 @@ def test_the_page_comes_back_when_it_was_killed(browser, project, tmp_path):
             visitor.uploads(file())
             visitor.reads(ANSWER)
             visitor.page.context.close()
-            (folder / "server.log").write_text("")
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])

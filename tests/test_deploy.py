@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
+import urllib.error
 import urllib.request
 
 import kubernetes_validate
@@ -153,6 +155,14 @@ def proxy(tmp_path_factory) -> str:
     return str(folder / "node_modules" / ".bin" / "configurable-http-proxy")
 
 
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            return response.status == 200
+    except urllib.error.HTTPError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def hub(project, proxy, tmp_path_factory):
     """deploy/jupyterhub_config.py, which runs what jupyterhub.yaml says."""
@@ -168,8 +178,10 @@ def hub(project, proxy, tmp_path_factory):
         "--Spawner.args=--allow-root",
     ]  # fmt: skip
     before = {*folder.iterdir()}
+    address = f"http://127.0.0.1:{port}/"
     with running(command, folder, port):
-        yield f"http://127.0.0.1:{port}/"
+        assert any(time.sleep(0.1) or answers(f"{address}hub/login") for _ in range(600)), "its proxy listens before it"
+        yield address
     assert {*folder.iterdir()} - before <= {folder / "server.log"}, "it leaves nothing in the project"
 
 
