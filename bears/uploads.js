@@ -118,6 +118,7 @@ export default {
     // Is the server still there? Asked when the page is used or comes back into sight, and now and then
     const config = JSON.parse(document.getElementById("jupyter-config-data")?.textContent ?? "{}");
     if (!config.kernelId) return () => listening.abort(); // in JupyterLab, which says so itself
+    const server = () => fetch(`${config.baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store" });
     let failures = 0;
     let unanswered = 0; // by the kernel, which may have been started anew and know nothing of this page
     model.on("msg:custom", (message) => {
@@ -125,7 +126,7 @@ export default {
     });
     async function ask() {
       try {
-        const response = await fetch(`${config.baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store" });
+        const response = await server();
         failures = response.ok ? 0 : response.status === 404 ? 2 : failures + 1;
       } catch {
         failures += 1;
@@ -136,7 +137,16 @@ export default {
       if (document.querySelector(".gone")) return;
       const bar = Object.assign(document.createElement("div"), { className: "gone" });
       const text = Object.assign(document.createElement("span"), { textContent: sentence });
-      const reload = Object.assign(document.createElement("button"), { textContent: "Reload", onclick: () => location.reload() });
+      const reload = Object.assign(document.createElement("button"), { textContent: "Reload" });
+      reload.onclick = async () => {
+        Object.assign(reload, { disabled: true, textContent: "Waiting for the server …" });
+        // before it is back, an error would take the place of this page and what is on it
+        for (const end = Date.now() + 30_000; Date.now() < end; await new Promise((go) => setTimeout(go, 1000))) {
+          const response = await server().catch(() => null);
+          if (response && response.status < 500) return location.reload();
+        }
+        Object.assign(reload, { disabled: false, textContent: "Reload anyway", onclick: () => location.reload() });
+      };
       bar.setAttribute("role", "alert");
       bar.append(text, reload);
       document.body.prepend(bar);

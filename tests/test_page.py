@@ -410,6 +410,38 @@ def test_when_the_kernel_is_gone_the_page_says_so_and_offers_to_reload(newcomer,
     visitor.reads(ANSWER)
 
 
+def test_a_page_is_not_reloaded_before_its_server_is_back(newcomer):
+    page = newcomer.page
+    address = f"**/api/kernels/{newcomer.kernel}"
+    page.route(address, lambda route: route.fulfill(status=502))  # as a proxy would say
+    for _ in range(2):
+        page.evaluate("window.dispatchEvent(new Event('online'))")
+        time.sleep(0.5)
+    page.get_by_role("button", name="Reload").click()
+    waiting = page.get_by_role("button", name="Waiting for the server")
+    expect(waiting).to_be_disabled()
+    time.sleep(3)
+    expect(waiting).to_be_disabled()
+    page.unroute(address)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    newcomer.uploads(file())
+    newcomer.reads(ANSWER)
+
+
+def test_after_half_a_minute_a_page_can_be_reloaded_without_its_server(newcomer):
+    page = newcomer.page
+    page.route(f"**/api/kernels/{newcomer.kernel}", lambda route: route.abort())
+    for _ in range(2):
+        page.evaluate("window.dispatchEvent(new Event('online'))")
+        time.sleep(0.5)
+    page.clock.install()
+    page.get_by_role("button", name="Reload").click()
+    expect(page.get_by_role("button", name="Waiting for the server")).to_be_disabled()
+    page.clock.fast_forward(31_000)
+    page.get_by_role("button", name="Reload anyway").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_when_the_server_ends_the_page_says_so(browser, project, tmp_path):
     folder = shutil.copytree(project, tmp_path / "project")
     with serve(folder) as url:
