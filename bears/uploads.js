@@ -118,7 +118,7 @@ export default {
     // Is the server still there? Asked when the page is used or comes back into sight, and now and then
     const config = JSON.parse(document.getElementById("jupyter-config-data")?.textContent ?? "{}");
     if (!config.kernelId) return () => listening.abort(); // in JupyterLab, which says so itself
-    const server = () => fetch(`${config.baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store" });
+    const server = (signal) => fetch(`${config.baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store", signal });
     let failures = 0;
     let unanswered = 0; // by the kernel, which may have been started anew and know nothing of this page
     model.on("msg:custom", (message) => {
@@ -142,7 +142,7 @@ export default {
         Object.assign(reload, { disabled: true, textContent: "Waiting for the server …" });
         // before it is back, an error would take the place of this page and what is on it
         for (const end = Date.now() + 30_000; Date.now() < end; await new Promise((go) => setTimeout(go, 1000))) {
-          const response = await server().catch(() => null);
+          const response = await server(AbortSignal.timeout(10_000)).catch(() => null);
           if (response && response.status < 500) return location.reload();
         }
         Object.assign(reload, { disabled: false, textContent: "Reload anyway", onclick: () => location.reload() });

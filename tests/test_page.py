@@ -5,13 +5,12 @@ import hashlib
 import re
 import shutil
 import time
-import urllib.error
-import urllib.request
 import warnings
 
 import numpy as np
 import psutil
 import pytest
+import requests
 import torch
 from browsing import ANSWER, STRANGER, Visitor, file, serve
 from conftest import ROOT, draw_bear, encode
@@ -315,18 +314,10 @@ def test_two_tabs_answer_each_their_own_photo(visitor, newcomer):
 # What the server gives away
 
 
-def get(url: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
 def test_the_page_shows_no_code(url):
-    status, html = get(url)
-    assert status == 200 and "Bear classifier" in html
-    assert "Classifier.load" not in html and "on_click" not in html
+    page = requests.get(url, timeout=60)
+    assert page.status_code == 200 and "Bear classifier" in page.text
+    assert "Classifier.load" not in page.text and "on_click" not in page.text
 
 
 @pytest.mark.parametrize("path", ["app.ipynb", "export.pkl", "bears/photos.py", "voila.json", "photos/private.jpg"])
@@ -334,8 +325,7 @@ def test_no_file_of_the_project_is_served(project, url, path):
     (project / "photos").mkdir(exist_ok=True)
     (project / "photos" / "private.jpg").write_bytes(encode(draw_bear(), "JPEG"))
     assert (project / path).exists()
-    status, _ = get(f"{url}voila/files/{path}")
-    assert status in (403, 404)
+    assert requests.get(f"{url}voila/files/{path}", timeout=60).status_code in (403, 404)
 
 
 # When something is wrong on our side
@@ -430,10 +420,13 @@ def test_a_page_is_not_reloaded_before_its_server_is_back(newcomer):
 
 def test_after_half_a_minute_a_page_can_be_reloaded_without_its_server(newcomer):
     page = newcomer.page
-    page.route(f"**/api/kernels/{newcomer.kernel}", lambda route: route.abort())
+    address = f"**/api/kernels/{newcomer.kernel}"
+    page.route(address, lambda route: route.abort())
     for _ in range(2):
         page.evaluate("window.dispatchEvent(new Event('online'))")
         time.sleep(0.5)
+    expect(page.get_by_role("alert")).to_contain_text(GONE)
+    page.route(address, lambda route: None)  # neither an answer nor an error, as in a tunnel
     page.clock.install()
     page.get_by_role("button", name="Reload").click()
     expect(page.get_by_role("button", name="Waiting for the server")).to_be_disabled()
@@ -476,9 +469,9 @@ def test_when_the_kernel_is_killed_and_started_anew_the_page_says_so(browser, pr
 def test_the_kernel_ends_with_its_page(browser, url):
     visitor = Visitor(browser, url)
     alive = f"{url}api/kernels/{visitor.kernel}"
-    assert get(alive)[0] == 200
+    assert requests.get(alive, timeout=60).status_code == 200
     visitor.leaves()
-    assert any(time.sleep(0.1) or get(alive)[0] == 404 for _ in range(100))
+    assert any(time.sleep(0.1) or requests.get(alive, timeout=60).status_code == 404 for _ in range(100))
 
 
 def test_the_kernel_of_a_page_that_was_lost_is_culled_and_the_preheated_one_is_not(browser, project, tmp_path):
@@ -488,10 +481,10 @@ def test_the_kernel_of_a_page_that_was_lost_is_culled_and_the_preheated_one_is_n
         visitor = Visitor(browser, url, blocked="**/voila/api/shutdown/*")
         alive = f"{url}api/kernels/{visitor.kernel}"
         time.sleep(8)
-        assert get(alive)[0] == 200, "a page that is open keeps its kernel"
+        assert requests.get(alive, timeout=60).status_code == 200, "a page that is open keeps its kernel"
         visitor.leaves()
         for _ in range(60):
-            if get(alive)[0] == 404:
+            if requests.get(alive, timeout=60).status_code == 404:
                 break
             time.sleep(1)
         else:
