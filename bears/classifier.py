@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import bears.torchvision_ops  # noqa: F401  before fastai
-
-# isort: split
 import torch
 import yaml
 from fastai.learner import Learner, load_learner

@@ -5,18 +5,52 @@ and the import stops with "operator torchvision::nms does not exist": torchvisio
 nothing has defined. Nothing here calls them, so declaring them is enough. Where they load (conda, the CPU wheel index,
 macOS, a GPU machine) this does nothing.
 
-Import this module before anything that imports torchvision; fastai does.
+`bears/__init__.py` installs it, so any import of bears that comes before fastai's will do. It waits for the import of
+torchvision, because torch itself takes a second and not every process that imports bears needs it.
 """
 
-from torch import library
+import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 
-try:
-    import torchvision  # noqa: F401
-except RuntimeError as error:
-    if "torchvision::nms" not in str(error):
-        raise
-    # torch forgets the declarations when this object goes away
-    _declared = library.Library("torchvision", "DEF")
+declared = []  # torch forgets the declarations when these objects go away
+
+
+def install() -> None:
+    """See to torchvision when it is imported; nothing, if it has been already."""
+    if "torchvision" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    """Finds torchvision where it is found anyway, and gives its module a second try."""
+
+    def find_spec(self, name, path=None, target=None) -> ModuleSpec | None:
+        if name != "torchvision":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: _execute(execute, module)
+        return spec
+
+
+def _execute(execute, module) -> None:
+    try:
+        execute(module)
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        _declare()
+        execute(module)
+
+
+def _declare() -> None:
+    from torch import library
+
+    fragment = library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
-        _declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision  # noqa: F401
+        fragment.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    declared.append(fragment)

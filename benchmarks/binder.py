@@ -10,14 +10,14 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from page import BROWSERS, HERE, ROOT, Book, Chromium, Here, first_visitor, machine, photo, usable, write_between_marks
+import machine
+from page import HERE, ROOT, Book, Chromium, Here, first_visitor, photo, usable, write_between_marks
 from playwright.sync_api import sync_playwright
 
 RESULTS = HERE / "binder.json"
@@ -97,11 +97,10 @@ def visits(server, chromium, photos, options, stack) -> dict:
 
 
 def measure(options) -> dict:
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        chromium = Chromium(playwright, executable)
+        chromium = Chromium(playwright)
         photos = {12: photo(Path(folder), 12)}
-        results = {"machine": machine(chromium), "pages": {}}
+        results = {"machine": machine.described(chromium.version), "pages": {}}
         for kind in (Proxied, Extension, BookOnBinder):
             place = Path(folder, kind.__name__)
             place.mkdir()

@@ -6,11 +6,10 @@
 import statistics
 import time
 
+import torch
+
 from bears.classifier import Classifier
 from bears.novelty import forward
-
-# isort: split
-import torch
 
 REPEATS = 200
 

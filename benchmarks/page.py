@@ -13,8 +13,6 @@ import contextlib
 import io
 import json
 import os
-import platform
-import re
 import shutil
 import socket
 import statistics
@@ -25,9 +23,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import machine
 import matplotlib.pyplot as plt
 import numpy as np
 import psutil
+from machine import free_port
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from visitors import visit_gradio, visit_voila
@@ -38,7 +38,6 @@ RESULTS = HERE / "page.json"
 LEVELS = (1, 2, 5, 10, 20, 30)  # visitors at once
 VISITS = 5  # with a browser, of each kind
 ANSWERED = "[...document.querySelectorAll('{}')].some(e => /^Prediction:|^This does not look/.test(e.innerText))"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 class Server:
@@ -55,9 +54,7 @@ class Server:
     @contextlib.contextmanager
     def started(self):
         """The address, as soon as it accepts connections."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         with open(self.folder / "log", "w") as log:
             env = {**os.environ, "PYTHONPATH": str(ROOT), **self.env}
             self.process = subprocess.Popen(self.command(port), cwd=self.folder, env=env, stdout=log, stderr=log)
@@ -153,9 +150,8 @@ def main() -> None:
 
 def measure(options) -> dict:
     kinds = {"book": Book, "here": Here} | ({"gradio": Gradio} if Gradio.packages.exists() else {})
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        chromium = Chromium(playwright, executable)
+        chromium = Chromium(playwright)
         photos = {megapixels: photo(Path(folder), megapixels) for megapixels in (12, 37)}
         servers = []
         for name in options.only or kinds:
@@ -163,7 +159,7 @@ def measure(options) -> dict:
             place.mkdir()
             servers.append(kinds[name](place))
         results = {
-            "machine": machine(chromium),
+            "machine": machine.described(chromium.version),
             "photos": {megapixels: path.stat().st_size for megapixels, path in photos.items()},
             "pages": {server.name: {} for server in servers},
         }
@@ -177,8 +173,13 @@ def measure(options) -> dict:
 
 
 class Chromium:
-    def __init__(self, playwright, executable: str | None):
-        self.start, self.executable = playwright.chromium, executable
+    def __init__(self, playwright):
+        self.start, self.executable = playwright.chromium, machine.chromium()
+
+    @property
+    def version(self) -> str:
+        with self() as browser:
+            return browser.version
 
     def __call__(self):
         """A new one, which keeps nothing from one context to the next."""
@@ -186,21 +187,6 @@ class Chromium:
 
     def with_cache(self):
         return self.start.launch_persistent_context(tempfile.mkdtemp(), executable_path=self.executable)
-
-
-def machine(chromium) -> dict:
-    with chromium() as browser:
-        version = browser.version
-    model = re.search("model name.*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "processor": model[1] if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "chromium": version,
-    }
 
 
 # With a browser

@@ -39,11 +39,11 @@ def draw(folder: Path) -> Path:
 
 def train(way: str, folder: Path) -> dict[str, float]:
     """Photos per second of an epoch, by which layers learn; and the seconds before the first, "once"."""
-    import bears.training as training  # isort: skip  before fastai, see bears/torchvision_ops.py
-    import fastai.vision.all as vision
-
-    from bears.dataset import photo_files
     from bears.memory import keep_memory
+    from bears.training import learning as ours
+    from bears.training.dataset import photo_files
+
+    import fastai.vision.all as vision  # isort: skip  after bears, see bears/torchvision_ops.py
 
     class Clock(vision.Callback):
         """Times the training part of an epoch."""
@@ -64,17 +64,17 @@ def train(way: str, folder: Path) -> dict[str, float]:
     started = time.monotonic()
     if way == "ours":
         keep_memory()
-        opened = training.DecodedOnce(photo_files(folder), round(1.15 * SIZE))
+        opened = ours.DecodedOnce(photo_files(folder), round(1.15 * SIZE))
         block |= {"get_x": opened, "item_tfms": vision.Resize(SIZE, "squish")}
-        loaders, learning = (
+        loaders, options = (
             {"num_workers": 0},
-            {"train_bn": False, "lin_ftrs": [], "concat_pool": False, "cbs": training.callbacks()},
+            {"train_bn": False, "lin_ftrs": [], "concat_pool": False, "cbs": ours.callbacks()},
         )
     else:
         block |= {"item_tfms": vision.RandomResizedCrop(SIZE, min_scale=0.5)}
-        loaders, learning = {}, {}
+        loaders, options = {}, {}
     dls = vision.DataBlock(**block).dataloaders(folder, bs=BATCH, **loaders)
-    learner = vision.vision_learner(dls, ARCH, metrics=vision.error_rate, **learning, **training.pretrained(ARCH))
+    learner = vision.vision_learner(dls, ARCH, metrics=vision.error_rate, **options, **ours.pretrained(ARCH))
     rates = {"once": time.monotonic() - started}
     with learner.no_bar(), learner.no_logging():
         for layers, prepare in ("head", learner.freeze), ("all", learner.unfreeze):

@@ -13,20 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import machine
 import pytest
 from conftest import ROOT, draw_bear, encode
+from machine import free_port
 from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
 ANSWER = re.compile(r"^Prediction: (\w+); Probability: ([01]\.\d{4})$")
 STRANGER = re.compile(r"^This does not look like anything I was taught\. Closest: (\w+)$")
 expect.set_options(timeout=30_000)  # on a machine that is busy with something else
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -81,7 +76,7 @@ def url(project):
 @pytest.fixture(scope="module")  # not the session: its event loop would be in the way of the notebooks' tests
 def browser():
     with sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, BROWSERS)), None)
+        path = machine.chromium()
         if not path and not Path(playwright.chromium.executable_path).exists():
             reason = "needs a browser: install Chromium, or run: playwright install chromium"
             pytest.fail(reason) if os.environ.get("BEARS_TEST_BROWSER") == "required" else pytest.skip(reason)

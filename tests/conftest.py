@@ -11,16 +11,16 @@ import math
 import os
 import pickletools
 import random
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-import bears.torchvision_ops  # noqa: F401  before any test module imports fastai or timm
-
-# isort: split
 import pytest
 from hypothesis import settings
 from PIL import Image, ImageColor, ImageDraw
+
+import bears  # noqa: F401  before any test module imports fastai or timm, see bears/torchvision_ops.py
 
 pytest_plugins = ["browsing"]
 
@@ -120,8 +120,8 @@ def draw_loaders(folder: Path, count: int, size: int):
     """DataLoaders as training.ipynb makes them, of `count` drawings of each shape, and the data set."""
     from fastai.vision.all import CategoryBlock, ColReader, ColSplitter, DataBlock, ImageBlock, Resize
 
-    from bears.dataset import check_photos, split
-    from bears.training import DecodedOnce
+    from bears.training.dataset import check_photos, split
+    from bears.training.learning import DecodedOnce
 
     photos = split(check_photos(draw_folder(folder, count))[0].assign(group=lambda photos: photos.sha256), 42)
     block = DataBlock(
@@ -156,6 +156,15 @@ def assert_portable(export: Path) -> None:
     assert packages.isdisjoint({"__main__", "pathlib"})
     assert not [string for string in strings if "_make_function" in string], "bytecode of one Python version"
     assert not [string for string in strings if string.startswith(("/", "C:\\", "bears"))], "a path, or this package"
+
+
+def run_python(script: str, folder=ROOT, python=sys.executable) -> str:
+    """What a fresh Python prints, errors and warnings included."""
+    run = subprocess.run(
+        [python, "-c", script], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert run.returncode == 0, run.stdout
+    return run.stdout
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,9 @@ import time
 import psutil
 import pytest
 import requests
-from browsing import ANSWER, Visitor, file, free_port, running
+from browsing import ANSWER, Visitor, file, running
 from conftest import ROOT, draw_bear, encode
+from machine import free_port
 from playwright.sync_api import expect
 
 BASE, TOKEN = "/user/abc/", "sesame"

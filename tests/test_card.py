@@ -1,4 +1,4 @@
-"""bears.card: MODEL_CARD.md says what was measured, and what was not."""
+"""bears.training.card: MODEL_CARD.md says what was measured, and what was not."""
 
 import hashlib
 
@@ -9,12 +9,12 @@ import yaml
 from conftest import ROOT, draw_loaders
 from fastai.vision.all import vision_learner
 
-from bears.card import Report
-from bears.dataset import decide
-from bears.evaluation import evaluate, evaluate_novelty
-from bears.export import export
 from bears.novelty import Reference
-from bears.training import pretrained
+from bears.training.card import Report
+from bears.training.dataset import decide
+from bears.training.evaluation import evaluate, evaluate_novelty
+from bears.training.export import export
+from bears.training.learning import pretrained
 
 pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")
 

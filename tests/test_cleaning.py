@@ -1,12 +1,12 @@
-"""bears.cleaning: no mark is ever lost."""
+"""bears.training.cleaning: no mark is ever lost."""
 
 import pytest
 import torch
 from conftest import draw_loaders
 from fastai.vision.all import error_rate, resnet18, vision_learner
 
-from bears.cleaning import KEEP, Cleaner
-from bears.dataset import DELETE, read_decisions
+from bears.training.cleaning import KEEP, Cleaner
+from bears.training.dataset import DELETE, read_decisions
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,11 @@ def test_the_hardest_photos_come_first_and_those_of_the_test_never(learner, tmp_
     assert losses.nunique() > 3 and losses.max() > losses.min()
 
 
-def test_a_mark_that_cannot_be_written_is_not_lost_in_silence(learner, tmp_path):
-    cleaner = Cleaner(learner, tmp_path / "missing" / "cleaning.csv")
+def test_a_mark_that_cannot_be_written_is_not_lost_in_silence(learner, tmp_path, monkeypatch):
+    def full(contents):
+        raise OSError("No space left on device")
+
+    cleaner = Cleaner(learner, tmp_path / "cleaning.csv")
+    monkeypatch.setattr("bears.training.dataset.write_whole", full)
     marks(cleaner)[0].value = DELETE
-    assert cleaner.status.value.startswith("NOT written: ")
+    assert cleaner.status.value == "NOT written: No space left on device"

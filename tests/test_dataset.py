@@ -1,4 +1,4 @@
-"""bears.dataset: odd photos are listed, decisions kept, and no look-alikes on both sides of a split."""
+"""bears.training.dataset: odd photos are listed, decisions kept, and no look-alikes on both sides of a split."""
 
 import hashlib
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from conftest import draw_folder, draw_shape, encode
 from PIL import Image
 
-from bears.dataset import (
+from bears.training.dataset import (
     DELETE,
     TrainingError,
     apply_decisions,

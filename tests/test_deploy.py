@@ -14,8 +14,9 @@ import nbformat
 import pytest
 import requests
 import yaml
-from browsing import ANSWER, STRANGER, Visitor, file, free_port, running, serve
+from browsing import ANSWER, STRANGER, Visitor, file, running, serve
 from conftest import ROOT, encode
+from machine import free_port
 from PIL import Image
 from playwright.sync_api import expect
 from sklearn.datasets import load_sample_image

@@ -1,4 +1,4 @@
-"""bears.evaluation: figures as other implementations and textbooks have them."""
+"""bears.training.evaluation: figures as other implementations and textbooks have them."""
 
 import matplotlib
 import numpy as np
@@ -7,7 +7,14 @@ import torch
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import log_loss
 
-from bears.evaluation import evaluate, evaluate_novelty, fit_temperature, outputs, plot_novelty, plot_reliability
+from bears.training.evaluation import (
+    evaluate,
+    evaluate_novelty,
+    fit_temperature,
+    outputs,
+    plot_novelty,
+    plot_reliability,
+)
 
 matplotlib.use("Agg")
 VOCAB = ["black", "grizzly", "teddy"]

@@ -1,7 +1,6 @@
-"""bears.export: what was trained opens without this package, answers the same, and says what it is."""
+"""bears.training.export: what was trained opens without this package, answers the same, and says what it is."""
 
 import errno
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,12 +22,12 @@ from PIL import Image
 from torch import nn
 
 from bears.classifier import Classifier
-from bears.dataset import TrainingError, photo_files
-from bears.evaluation import outputs
-from bears.export import _folded, export
 from bears.novelty import Reference
 from bears.photos import open_photo
-from bears.training import pretrained, pretrained_layer
+from bears.training.dataset import TrainingError, photo_files
+from bears.training.evaluation import outputs
+from bears.training.export import _folded, export
+from bears.training.learning import pretrained, pretrained_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")
 
@@ -150,14 +149,11 @@ def test_a_full_disk_leaves_the_export_of_before(trained, tmp_path, monkeypatch)
     learner, photos = trained
     export(learner, tmp_path / "export.pkl")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    write_bytes = Path.write_bytes
 
-    def full(file, content):
-        if "CARD" in file.name:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write_bytes(file, content)
+    def full(contents):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("bears.training.export.write_whole", full)
     with pytest.raises(TrainingError, match="cannot be written: No space left on device"):
         export(learner, tmp_path / "export.pkl", temperature=2.0)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -1,4 +1,4 @@
-"""bears.gather: licensed photos from services that answer well, badly, slowly or not at all.
+"""bears.training.gather: licensed photos from services that answer well, badly, slowly or not at all.
 
 The services are played by a local server that answers in their documented shapes.
 """
@@ -17,9 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from conftest import draw_shape, encode
 
-from bears import gather as module
-from bears.dataset import TrainingError
-from bears.gather import gather
+from bears.training import gather as module
+from bears.training.dataset import TrainingError
+from bears.training.gather import gather
 
 CONTACT = "someone@example.org"
 
@@ -297,11 +297,11 @@ def test_no_internet(tmp_path, monkeypatch):
 
 
 def test_a_full_disk(server, tmp_path, monkeypatch):
-    def write_bytes(file, content):
+    def full(contents):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     server.openverse(result(server.photo("photo")))
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    monkeypatch.setattr(module, "write_whole", full)
     with pytest.raises(TrainingError, match="the disk is full.*run this again to go on"):
         gather_circles(tmp_path)
 

@@ -1,4 +1,4 @@
-"""bears.kernels: no port that something else could take, no history; culled when the visitor has been gone for long."""
+"""bears.serving.kernels: no port that something else could take, no history; culled when a visitor is long gone."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bears.kernels import KernelManager
+from bears.serving.kernels import KernelManager
 
 
 def test_a_kernel_outlives_a_long_silence_but_not_a_long_absence():

@@ -14,8 +14,8 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from bears.classifier import Classifier
-from bears.dataset import check_photos, split
 from bears.novelty import KEEP, MOST, NEIGHBOURS, Reference, conformal_limit, forward
+from bears.training.dataset import check_photos, split
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""app.ipynb and bears.page: a visit, from the first look to the answer, and what visitors do to a page."""
+"""app.ipynb and bears.serving.page: a visit, from the first look to the answer, and what visitors do to a page."""
 
 import base64
 import hashlib
@@ -20,8 +20,8 @@ from playwright.sync_api import expect
 from sklearn.datasets import load_sample_image
 
 from bears.classifier import Answer, Classifier
-from bears.page import MOST, Upload, about, bars, listed, thumbnail
 from bears.photos import MAX_BYTES, PhotoError
+from bears.serving.page import MOST, Upload, about, bars, listed, thumbnail
 
 TEMPLE = encode(Image.fromarray(load_sample_image("china.jpg")), "JPEG")
 

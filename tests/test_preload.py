@@ -1,4 +1,4 @@
-"""bears.preload: the classifier that visitors' kernels share is the one in export.pkl."""
+"""bears.serving.preload: the classifier that visitors' kernels share is the one in export.pkl."""
 
 import gc
 import shutil
@@ -7,7 +7,7 @@ import weakref
 import pytest
 from conftest import ROOT, draw_bear
 
-from bears import preload
+from bears.serving import preload
 from bears.classifier import Classifier
 
 

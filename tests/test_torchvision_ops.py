@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_python
 
 # What stands in for torchvision, and what importing it through bears.torchvision_ops then prints.
 LOADS = ("", "imported, nothing declared")
@@ -21,7 +21,7 @@ def test_importing_torchvision(tmp_path, torchvision, outcome):
     (tmp_path / "torchvision.py").write_text(torchvision)
     script = (
         "import bears.torchvision_ops as ops, torchvision\n"
-        "print('imported,', 'operators declared' if hasattr(ops, '_declared') else 'nothing declared')"
+        "print('imported,', 'operators declared' if ops.declared else 'nothing declared')"
     )
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     run = subprocess.run(
@@ -29,3 +29,8 @@ def test_importing_torchvision(tmp_path, torchvision, outcome):
     )
     assert outcome in run.stdout + run.stderr
     assert (run.returncode == 0) == outcome.startswith("imported")
+
+
+def test_a_process_that_needs_no_torch_does_not_import_it():
+    """Voilà's own imports bears.serving.kernels."""
+    assert run_python("import sys, bears.serving.kernels; print('torch' in sys.modules)") == "False\n"

@@ -2,7 +2,7 @@
 
 import sys
 
-import bears.torchvision_ops  # noqa: F401  before fastai
+import bears  # noqa: F401  before fastai, see bears/torchvision_ops.py
 
 # isort: split
 import gradio

@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from bears.files import write_whole
 from bears.photos import FORMATS, PhotoError, open_photo
 
 MIN_PHOTOS = 10  # of each label; with fewer, the parts set aside say nothing
@@ -191,12 +192,11 @@ def decide(cleaning: str | os.PathLike, sha256: str, label: str, to: str | None,
     decisions.pop(sha256, None)
     if to is not None:
         decisions[sha256] = dict(zip(DECISION, (sha256, label, to, reason), strict=True))
-    part = Path(f"{cleaning}.part")
-    with open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, DECISION, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(decisions.values(), key=lambda row: (row["from"], row["reason"], row["sha256"])))
-    part.replace(cleaning)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, DECISION, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(decisions.values(), key=lambda row: (row["from"], row["reason"], row["sha256"])))
+    write_whole({Path(cleaning): table.getvalue().encode()})
 
 
 def apply_decisions(photos: pd.DataFrame, cleaning: str | os.PathLike) -> tuple[pd.DataFrame, pd.DataFrame]:

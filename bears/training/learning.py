@@ -9,9 +9,6 @@ from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
 
-import bears.torchvision_ops  # noqa: F401  before timm and fastai
-
-# isort: split
 import timm
 import torch
 import torchvision
@@ -22,9 +19,9 @@ from fastai.learner import Learner
 from PIL import Image
 from torch import nn
 
-from bears.dataset import TrainingError
 from bears.novelty import pooled
 from bears.photos import open_photo
+from bears.training.dataset import TrainingError
 
 CACHE_BYTES = 4 * 2**30  # of decoded photos; those beyond are decoded anew in every epoch
 

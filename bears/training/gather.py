@@ -15,7 +15,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +24,9 @@ from PIL import Image
 from requests_ratelimiter import LimiterAdapter
 from urllib3 import Retry
 
-from bears.dataset import TrainingError
+from bears.files import write_whole
 from bears.photos import FORMATS, MAX_BYTES, PhotoError, open_photo
+from bears.training.dataset import TrainingError
 
 OPENVERSE = "https://api.openverse.org/v1/images/"  # https://api.openverse.org
 COMMONS = "https://commons.wikimedia.org/w/api.php"  # https://www.mediawiki.org/wiki/API:Imageinfo
@@ -298,7 +298,10 @@ def _fetch(session, offer: Found, folder: Path, digests: set[str]) -> dict:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         file = folder / f"{digest[:16]}.{image.format.lower()}"
         width, height = image.size
-    _write(file, content)
+    try:
+        write_whole({file: content})
+    except OSError as error:
+        raise _cannot_write(file, error) from error
     digests.add(digest)
     stated = {key: _plain(getattr(offer, key)) for key in ("page", "author", "licence", "licence_url")}
     measured = {"sha256": digest, "bytes": len(content), "width": width, "height": height}
@@ -336,19 +339,6 @@ def _download(session: requests.Session, url: str) -> bytes:
 def _plain(text: str) -> str:
     """Commons states authors as HTML, and anybody can be called anything: one line of plain text."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", str(text))).split())[:300]
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(file)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise _cannot_write(file, error) from error
 
 
 def _cannot_write(file: Path, error: OSError) -> TrainingError:

@@ -7,8 +7,8 @@ import ipywidgets as widgets
 import pandas as pd
 from fastai.learner import Learner
 
-from bears.dataset import DELETE, TrainingError, decide, read_decisions
 from bears.photos import open_photo
+from bears.training.dataset import DELETE, TrainingError, decide, read_decisions
 
 KEEP = "<Keep>"
 

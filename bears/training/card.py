@@ -12,9 +12,9 @@ import yaml
 from fastai.learner import Learner
 
 from bears.classifier import installed_versions
-from bears.dataset import counts
-from bears.evaluation import RESAMPLES, NoveltyScores, Scores
 from bears.novelty import CONFIDENCE, KEEP
+from bears.training.dataset import counts
+from bears.training.evaluation import RESAMPLES, NoveltyScores, Scores
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from PIL import Image
 
-import bears.page  # noqa: F401
+import bears.serving.page  # noqa: F401
 from bears.classifier import Classifier, ExportError
 
 _warm = None

@@ -11,9 +11,6 @@ import types
 import warnings
 from pathlib import Path, PurePath
 
-import bears.torchvision_ops  # noqa: F401  before fastai
-
-# isort: split
 import cloudpickle
 import torch
 from fastai.learner import Learner, defaults, load_learner
@@ -21,16 +18,17 @@ from fasttransform import Pipeline
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bears.card import Report, model_card
 from bears.classifier import CARD
-from bears.dataset import TrainingError
+from bears.files import write_whole
 from bears.novelty import Reference
+from bears.training.card import Report, model_card
+from bears.training.dataset import TrainingError
 
 
 def export(
     learner: Learner,
     path: str | os.PathLike = "export.pkl",
-    temperature: float = 1.0,  # what logits are to be divided by, see `bears.evaluation.fit_temperature`
+    temperature: float = 1.0,  # what logits are to be divided by, see `bears.training.evaluation.fit_temperature`
     reference: Reference | None = None,  # what novelty is measured against, see `bears.novelty`
     report: Report | None = None,  # what the card is to say of the training and its results
 ) -> None:
@@ -57,23 +55,10 @@ def export(
     torch.save(released, buffer, pickle_module=_portable_pickle, pickle_protocol=2)
     content = buffer.getvalue()
     card = model_card(path.name, content, learner, size, temperature, reference is not None, report or Report())
-    _replace({path: content, path.with_name(CARD): card.encode()})
-
-
-def _replace(contents: dict[Path, bytes]) -> None:
-    """Write all of the files, or none: an export and its card belong together."""
-    parts = {path: path.with_name(f".{path.name}.part") for path in contents}
     try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            parts[path].write_bytes(content)
+        write_whole({path: content, path.with_name(CARD): card.encode()})  # they belong together
     except OSError as error:
-        for part in parts.values():
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
         raise TrainingError(f"{path} cannot be written: {error.strerror}. The one before, if any, is kept.") from error
-    for path, part in parts.items():
-        part.replace(path)
 
 
 def _strip(released: Learner) -> None:

@@ -1,0 +1,1 @@
+"""What a visitor's page is made of, beside app.ipynb and the classifier."""

@@ -1,0 +1,144 @@
+"""bears.training.learning: weights without a download, photos decoded once, and nothing lost by being fast."""
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+import torchvision
+from conftest import draw_folder, draw_loaders, draw_shape
+from fastai.callback.fp16 import MixedPrecision
+from fastai.vision.all import create_body, model_meta, vision_learner
+from sklearn.datasets import load_sample_image
+
+from bears.novelty import forward
+from bears.photos import open_photo
+from bears.training.dataset import TrainingError, photo_files
+from bears.training.learning import DecodedOnce, callbacks, pretrained, pretrained_layer
+
+# The weights
+
+
+def test_the_packaged_weights_recognise_what_imagenet_taught_them():
+    """A wrong order of tensors would still load: what they see on a photo of a temple by a lake tells."""
+    arch = "tf_efficientnet_lite0"
+    model = timm.create_model(arch, pretrained=True, **pretrained(arch)).eval()
+    photo = torch.tensor(load_sample_image("china.jpg").copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.inference_mode():
+        logits = model(torch.nn.functional.interpolate(photo, (224, 224), mode="bilinear", antialias=True))
+    plausible = {442: "bell cote", 449: "boathouse", 483: "castle", 663: "monastery", 698: "palace", 975: "lakeside"}
+    assert set(logits[0].topk(5).indices.tolist()) <= set(plausible)
+
+
+def test_the_layer_that_was_cut_off_names_what_imagenet_taught(tmp_path):
+    dls, _ = draw_loaders(tmp_path, 10, 32)
+    arch = "tf_efficientnet_lite0"
+    learner = vision_learner(dls, arch, lin_ftrs=[], **pretrained(arch))
+    layer = pretrained_layer(learner)
+    whole = timm.create_model(arch, pretrained=True, **pretrained(arch)).eval()
+    photos = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        features, _ = forward(learner.model.eval(), photos)
+        assert torch.allclose(layer(features), whole(photos), atol=1e-3)
+
+    learner.model[0].model.conv_stem.weight.data *= 2
+    assert pretrained_layer(learner) is None, "it does not fit features that are no longer those it was made for"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v3_small", "squeezenet1_0"])
+def test_torchvisions_networks_have_such_a_layer_or_none(tmp_path, monkeypatch, name):
+    arch = getattr(torchvision.models, name)
+    torch.manual_seed(0)
+    network = arch(weights=None).eval()  # as if downloaded
+    monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: network)
+    dls, _ = draw_loaders(tmp_path, 10, 32)
+    learner = vision_learner(dls, arch, pretrained=False, lin_ftrs=[])
+    body = create_body(network, pretrained=False, cut=model_meta.get(arch, {"cut": None})["cut"])
+    learner.model[0].load_state_dict(body.state_dict())
+    layer = pretrained_layer(learner)
+    assert (layer is network.fc) if name == "resnet18" else layer is None
+
+
+@pytest.mark.parametrize("arch", ["resnet18", torchvision.models.resnet18])
+def test_weights_that_no_package_has_are_downloaded_or_a_sentence_says_why_not(monkeypatch, arch):
+    asked = []
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: asked.append(name))
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: asked.append(name))
+    assert pretrained(arch) == {} and asked == ["resnet18"]
+
+    def unreachable(*arguments, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    monkeypatch.setattr(torchvision.models, "get_model", unreachable)
+    with pytest.raises(TrainingError, match="weights of resnet18 could not be downloaded.*lite0"):
+        pretrained(arch)
+
+
+def test_a_network_that_does_not_exist():
+    with pytest.raises(TrainingError, match="timm knows no network 'resnet17'"):
+        pretrained("resnet17")
+
+
+# Speed without a difference
+
+
+def test_a_decoded_photo_is_the_photo_and_comes_from_memory(tmp_path):
+    folder = draw_folder(tmp_path, 2)
+    files = photo_files(folder)
+    opened = DecodedOnce(files, side=96)
+    assert opened(files[0]).tobytes() == open_photo(files[0]).tobytes()
+    files[0].unlink()
+    assert opened(files[0]).size == (96, 96)
+    assert len(pickle.dumps(opened)) < 1000, "the pictures are no part of an export"
+
+
+def test_a_photo_that_does_not_fit_into_memory_is_decoded_when_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("bears.training.learning.CACHE_BYTES", 3 * 96 * 96 * 3)
+    files = photo_files(draw_folder(tmp_path, 2))
+    opened = DecodedOnce(files, side=96)
+    assert [opened(file).size for file in files] == [(96, 96)] * 6
+
+
+def test_a_large_photo_is_kept_no_larger_than_needed(tmp_path):
+    (tmp_path / "circle").mkdir()
+    file = tmp_path / "circle" / "large.png"
+    draw_shape("circle", 1, size=500).resize((700, 500)).save(file)
+    assert DecodedOnce([file], side=100)(file).size == (140, 100)
+
+
+def test_keeping_memory_changes_no_result():
+    """In a process of its own, because it cannot be undone."""
+    code = """
+import sys, torch
+from bears.memory import keep_memory
+if sys.argv[1] == "keep": keep_memory()
+torch.manual_seed(0); torch.set_num_threads(1)
+print(torch.nn.Conv2d(3, 64, 3)(torch.rand(8, 3, 128, 128)).double().sum().item())
+"""
+    one, other = (
+        subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True).stdout
+        for mode in ("keep", "not")
+    )
+    assert one == other and one
+
+
+def test_training_keeps_the_statistics_of_the_pretrained_network(tmp_path):
+    dls, _ = draw_loaders(tmp_path, 10, 32)
+    arch = "tf_efficientnet_lite0"
+    learner = vision_learner(dls, arch, lin_ftrs=[], first_bn=False, cbs=callbacks(), **pretrained(arch))
+    before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+    with learner.no_bar(), learner.no_logging():
+        learner.fine_tune(1)
+    after = learner.model.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if "running" in name} <= same
+    assert not [name for name in same if name.endswith("weight")], "all weights have learnt"
+
+
+def test_half_precision_is_for_gpus():
+    kinds = [type(callback) for callback in callbacks(torch.device("cpu"))]
+    assert MixedPrecision not in kinds
+    assert [type(callback) for callback in callbacks(torch.device("cuda"))] == [*kinds, MixedPrecision]
