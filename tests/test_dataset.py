@@ -8,9 +8,9 @@ import pytest
 from conftest import draw_folder, draw_shape, encode
 from PIL import Image
 
+from bears.training import TrainingError
 from bears.training.dataset import (
     DELETE,
-    TrainingError,
     apply_decisions,
     check_photos,
     check_strangers,

@@ -24,7 +24,8 @@ from torch import nn
 from bears.classifier import Classifier
 from bears.novelty import Reference
 from bears.photos import open_photo
-from bears.training.dataset import TrainingError, photo_files
+from bears.training import TrainingError
+from bears.training.dataset import photo_files
 from bears.training.evaluation import outputs
 from bears.training.export import _folded, export
 from bears.training.learning import pretrained, pretrained_layer

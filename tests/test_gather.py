@@ -17,8 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from conftest import draw_shape, encode
 
+from bears.training import TrainingError
 from bears.training import gather as module
-from bears.training.dataset import TrainingError
 from bears.training.gather import gather
 
 CONTACT = "someone@example.org"

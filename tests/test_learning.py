@@ -15,7 +15,8 @@ from sklearn.datasets import load_sample_image
 
 from bears.novelty import forward
 from bears.photos import open_photo
-from bears.training.dataset import TrainingError, photo_files
+from bears.training import TrainingError
+from bears.training.dataset import photo_files
 from bears.training.learning import DecodedOnce, callbacks, pretrained, pretrained_layer
 
 # The weights

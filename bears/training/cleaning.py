@@ -8,7 +8,8 @@ import pandas as pd
 from fastai.learner import Learner
 
 from bears.photos import open_photo
-from bears.training.dataset import DELETE, TrainingError, decide, read_decisions
+from bears.training import TrainingError
+from bears.training.dataset import DELETE, decide, read_decisions
 
 KEEP = "<Keep>"
 

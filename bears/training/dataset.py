@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from bears.files import write_whole
 from bears.photos import FORMATS, PhotoError, open_photo
+from bears.training import TrainingError
 
 MIN_PHOTOS = 10  # of each label; with fewer, the parts set aside say nothing
 MIN_SIDE = 64  # pixels; below that a photo teaches little
@@ -28,14 +29,6 @@ HELD_OUT = {"test": 0.15, "valid": 0.15}  # shares of the photos
 DELETE = "<Delete>"  # as fastai's ImageClassifierCleaner says it
 DECISION = "sha256 from to reason".split()
 LOOKED_AT = "file label sha256 phash mirrored why left_out".split()
-
-
-class TrainingError(Exception):
-    """Why training cannot go on, and what to do about it."""
-
-    def _render_traceback_(self) -> list[str]:
-        """IPython's hook: in a notebook the sentence stands alone, without the stack of calls above it."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 def photo_files(folder: str | os.PathLike) -> list[Path]:

@@ -21,8 +21,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from bears.classifier import CARD
 from bears.files import write_whole
 from bears.novelty import Reference
+from bears.training import TrainingError
 from bears.training.card import Report, model_card
-from bears.training.dataset import TrainingError
 
 
 def export(

@@ -26,7 +26,7 @@ from urllib3 import Retry
 
 from bears.files import write_whole
 from bears.photos import FORMATS, MAX_BYTES, PhotoError, open_photo
-from bears.training.dataset import TrainingError
+from bears.training import TrainingError
 
 OPENVERSE = "https://api.openverse.org/v1/images/"  # https://api.openverse.org
 COMMONS = "https://commons.wikimedia.org/w/api.php"  # https://www.mediawiki.org/wiki/API:Imageinfo

@@ -21,7 +21,7 @@ from torch import nn
 
 from bears.novelty import pooled
 from bears.photos import open_photo
-from bears.training.dataset import TrainingError
+from bears.training import TrainingError
 
 CACHE_BYTES = 4 * 2**30  # of decoded photos; those beyond are decoded anew in every epoch
 
