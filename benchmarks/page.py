@@ -3,7 +3,7 @@
 .venv/bin/python benchmarks/page.py
 
 All in one run on one machine, in turns; 20 minutes on two cores, with 16 GB of memory for thirty visitors of the book's
-page. It writes page.json, page.png and the table in README.md. Gradio takes part when it is there, in a folder of its
+page. It writes page.json, page.png and the tables in both README.md. Gradio takes part when it is there, in a folder of its
 own because it wants another Pillow: .venv/bin/pip install --target benchmarks/.gradio gradio==6.31.0
 """
 
@@ -35,6 +35,7 @@ from visitors import visit_gradio, visit_voila
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 RESULTS = HERE / "page.json"
+READMES = (ROOT / "README.md", HERE / "README.md")
 LEVELS = (1, 2, 5, 10, 20, 30)  # visitors at once
 VISITS = 5  # with a browser, of each kind
 ANSWERED = "[...document.querySelectorAll('{}')].some(e => /^Prediction:|^This does not look/.test(e.innerText))"
@@ -144,7 +145,8 @@ def main() -> None:
     print(table(results))
     if not options.only:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        write_between_marks(ROOT / "README.md", "page.py", described(results))
+        for readme in READMES:
+            write_between_marks(readme, "page.py", described(results, readme))
         plot(results)
 
 
@@ -396,13 +398,21 @@ def rows(results: dict):
     yield f"{level} visitors at once: without an answer", "{:.0f}".format, [crowd(page, "failures") for page in pages]
 
 
-def table(results: dict) -> str:
+IN_SHORT = (
+    *("open to usable, first visit", "click to answer, 37 megapixels", "memory with one visitor"),
+    *("memory for each further visitor", "30 visitors at once: median to the answer"),
+)
+
+
+def table(results: dict, in_short: bool = False) -> str:
     """Markdown: a column for each page, and how the others compare with this one."""
     names = list(results["pages"])
     here = names.index(Here.name) if Here.name in names else 0
     others = [number for number in range(len(names)) if number != here]
     lines = [["", names[here], *(part for other in others for part in (names[other], "ratio"))]]
     for what, show, values in rows(results):
+        if in_short and what not in IN_SHORT:
+            continue
         line = [what, show(values[here])]
         for other in others:
             ratio = f"{values[other] / values[here]:.1f}" if values[here] else "–"
@@ -412,10 +422,11 @@ def table(results: dict) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def described(results: dict) -> str:
-    machine = results["machine"]
-    by = f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}, Chromium {machine['chromium']}"
-    return f"\n{table(results)}\n\nMeasured on {machine['date']}: {by}.\n\n"
+def described(results: dict, readme: Path) -> str:
+    """The table, as it stands in that file; the first README.md has it in short."""
+    on = results["machine"]
+    by = f"{on['processor']}, {on['cores']} cores, {on['memory']}, Chromium {on['chromium']}"
+    return f"\n{table(results, in_short=readme == READMES[0])}\n\nMeasured on {on['date']}: {by}.\n\n"
 
 
 def write_between_marks(path: Path, script: str, text: str) -> None:
