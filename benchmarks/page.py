@@ -3,8 +3,8 @@
 .venv/bin/python benchmarks/page.py
 
 All in one run on one machine, in turns; 20 minutes on two cores, with 16 GB of memory for thirty visitors of the book's
-page. It writes page.json, page.png and the tables in both README.md. Gradio takes part when it is there, in a folder of its
-own because it wants another Pillow: .venv/bin/pip install --target benchmarks/.gradio gradio==6.31.0
+page. It writes page.json, page.png and the tables in both README.md. Gradio takes part when it is there, in a folder of
+its own because it wants another Pillow: .venv/bin/pip install --target benchmarks/.gradio gradio==6.31.0
 """
 
 import argparse

@@ -345,15 +345,17 @@ def test_every_label_is_asked_of_every_source_for_the_same_number(server, tmp_pa
     assert len(server.asked("/w/api.php")) == 2
 
 
+def observation(number: int, *photos: dict) -> dict:
+    return {"id": number, "uri": f"https://inat.example/{number}", "photos": photos}
+
+
 def test_inaturalist_licences_are_those_of_the_photo(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyinaturalist.v1.observations.API_V1", f"{server.url}/v1")
+    monkeypatch.setattr(module, "INATURALIST", f"{server.url}/v1/observations")
     photos = [
         {"url": server.photo("square.png"), "license_code": "cc-by", "attribution": "(c) Ann"},
         {"url": server.photo("other.png"), "license_code": "cc-by-nc", "attribution": "(c) Bob"},
     ]
-    server.answers["/v1/observations"] = as_json(
-        {"total_results": 1, "results": [{"id": 1, "uri": "https://inat.example/1", "photos": photos}]}
-    )
+    server.answers["/v1/observations"] = as_json({"total_results": 1, "results": [observation(1, *photos)]})
     server.answers["/medium.png"] = server.answers["/square.png"]
     gather(tmp_path, {"circle": 41638}, CONTACT, per_label=5, sources=("inaturalist",))
     (row,) = manifest(tmp_path)
@@ -361,7 +363,27 @@ def test_inaturalist_licences_are_those_of_the_photo(server, tmp_path, monkeypat
     assert row["licence_url"] == "https://creativecommons.org/licenses/by/4.0/"
     _, query, headers, _ = server.asked("/v1/observations")[0]
     assert query["taxon_id"] == ["41638"] and query["quality_grade"] == ["research"]
+    assert query["photo_license"] == ["cc0,cc-by,cc-by-sa"]
     assert CONTACT in headers["User-Agent"]
+
+
+def test_inaturalist_is_asked_for_what_is_older_than_the_last_page(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "INATURALIST", f"{server.url}/v1/observations")
+
+    def answer(query):
+        below = int(query.get("id_below", ["1000"])[0])
+        numbers = range(below - 1, below - 1 - (200 if below == 1000 else 3), -1)
+        results = [observation(number) for number in numbers]
+        if below != 1000:
+            photo = {"url": server.photo("old.png"), "license_code": "cc0", "attribution": "(c) Ann"}
+            results[1] = observation(numbers[1], photo)
+        return as_json({"results": results})
+
+    server.answers["/v1/observations"] = answer
+    gather(tmp_path, {"circle": 41638}, CONTACT, per_label=5, sources=("inaturalist",))
+    assert [row["page"] for row in manifest(tmp_path)] == ["https://inat.example/798"]
+    pages = [query.get("id_below") for _, query, *_ in server.asked("/v1/observations")]
+    assert pages == [None, ["800"]]
 
 
 @pytest.mark.parametrize(

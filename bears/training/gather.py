@@ -30,6 +30,8 @@ from bears.training import TrainingError
 
 OPENVERSE = "https://api.openverse.org/v1/images/"  # https://api.openverse.org
 COMMONS = "https://commons.wikimedia.org/w/api.php"  # https://www.mediawiki.org/wiki/API:Imageinfo
+INATURALIST = "https://api.inaturalist.org/v1/observations"
+INATURALIST_LICENCES = {"cc0": "publicdomain/zero/1.0", "cc-by": "licenses/by/4.0", "cc-by-sa": "licenses/by-sa/4.0"}
 MANIFEST = "manifest.csv"
 COLUMNS = "file label sha256 source page author licence licence_url bytes width height url".split()
 
@@ -79,7 +81,7 @@ def gather(
     for (label, words), source in itertools.product(labels.items(), sources):
         if (missing := quota - have[label, source]) <= 0:
             continue
-        offers = _new(SOURCES[source](session, words, contact), known, source)
+        offers = _new(SOURCES[source](session, words), known, source)
         rows = _fetched(session, offers, folder / label, digests, skipped)
         for row in progress_bar(itertools.islice(rows, missing), total=missing, leave=False):
             _append(folder, {"label": label, "source": source} | row)
@@ -109,10 +111,6 @@ def _check_arguments(labels, contact, sources) -> None:
                 )
 
 
-def _user_agent(contact: str) -> str:
-    return f"bears/0.1 ({contact}) requests/{requests.__version__}"
-
-
 def _session(contact: str) -> requests.Session:
     """One that waits between requests to a host, tries again, and does as Retry-After says."""
     retry = Retry(
@@ -123,7 +121,7 @@ def _session(contact: str) -> requests.Session:
         retry_after_max=LONGEST_WAIT,
     )
     session = requests.Session()
-    session.headers["User-Agent"] = _user_agent(contact)
+    session.headers["User-Agent"] = f"bears/0.1 ({contact}) requests/{requests.__version__}"
     for prefix in ("https://", "http://"):
         session.mount(prefix, LimiterAdapter(per_second=PER_SECOND, per_host=True, max_retries=retry))
     # its searches; its thumbnails are at /v1/images/ID/thumb/
@@ -166,7 +164,7 @@ def _ask(session: requests.Session, url: str, parameters: dict) -> dict:
         raise TrainingError(f"{host} answered {response.status_code} and nothing that can be used.") from error
 
 
-def openverse(session: requests.Session, words: str, contact: str) -> Iterator[Found]:
+def openverse(session: requests.Session, words: str) -> Iterator[Found]:
     """https://api.openverse.org/v1/#tag/images"""
     for page in range(1, 13):  # anonymous visitors get 12 pages of 20
         query = {"q": f'"{words}"', "license": "by,by-sa,cc0,pdm", "page_size": 20, "page": page}
@@ -183,7 +181,7 @@ def openverse(session: requests.Session, words: str, contact: str) -> Iterator[F
             return
 
 
-def commons(session: requests.Session, words: str, contact: str) -> Iterator[Found]:
+def commons(session: requests.Session, words: str) -> Iterator[Found]:
     """https://commons.wikimedia.org/wiki/Commons:API"""
     query = {
         "action": "query",
@@ -217,51 +215,35 @@ def commons(session: requests.Session, words: str, contact: str) -> Iterator[Fou
             return
 
 
-def inaturalist(session: requests.Session, taxon: int, contact: str) -> Iterator[Found]:
-    """https://api.inaturalist.org/v1/docs, through pyinaturalist, which paces itself"""
-    from pyinaturalist import ClientSession, get_observations
-    from pyrate_limiter import MemoryListBucket
-
-    paced = ClientSession(
-        burst=1,
-        bucket_class=MemoryListBucket,
-        ratelimit_path=None,
-        expire_after=0,
-        user_agent=_user_agent(contact),
-    )
-    licences = {"cc0", "cc-by", "cc-by-sa"}
-    for page in itertools.count(1):
-        try:
-            results = get_observations(
-                taxon_id=taxon,
-                quality_grade="research",
-                photos=True,
-                photo_license=sorted(map(str.upper, licences)),
-                per_page=200,
-                page=page,
-                session=paced,
-            )["results"]
-        except (requests.RequestException, ValueError, KeyError) as error:
-            raise TrainingError(
-                f"iNaturalist cannot be asked ({type(error).__name__}). Run this again to go on."
-            ) from error
+def inaturalist(session: requests.Session, taxon: int) -> Iterator[Found]:
+    """https://api.inaturalist.org/v1/docs/#!/Observations/get_observations"""
+    query = {
+        "taxon_id": taxon,
+        "quality_grade": "research",
+        "photos": "true",
+        "photo_license": ",".join(INATURALIST_LICENCES),
+        "order_by": "id",  # newest first; of pages in any other order there are no more than 10,000 observations
+        "order": "desc",
+        "per_page": 200,
+    }
+    while True:
+        results = _ask(session, INATURALIST, query)["results"]
         for observation in results:
             for photo in observation.get("photos", []):
-                if photo.get("license_code") in licences:  # the filter above is satisfied by one photo of several
-                    code = photo["license_code"]
+                if (code := photo.get("license_code")) in INATURALIST_LICENCES:  # one photo of several has to have it
                     yield Found(
                         urls=(photo["url"].replace("/square.", "/medium."),),
                         page=observation.get("uri", ""),
                         author=photo.get("attribution", ""),
                         licence=code,
-                        licence_url="https://creativecommons.org/"
-                        + ("publicdomain/zero/1.0/" if code == "cc0" else f"licenses/{code.removeprefix('cc-')}/4.0/"),
+                        licence_url=f"https://creativecommons.org/{INATURALIST_LICENCES[code]}/",
                     )
-        if len(results) < 200:
+        if len(results) < query["per_page"]:
             return
+        query["id_below"] = results[-1]["id"]
 
 
-def ddgs(session: requests.Session, words: str, contact: str) -> Iterator[Found]:
+def ddgs(session: requests.Session, words: str) -> Iterator[Found]:
     """An image search, for private study: it states no licence, so nothing made from it should be published."""
     try:
         from ddgs import DDGS
