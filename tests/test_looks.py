@@ -1,12 +1,47 @@
-"""The page's looks: narrow or wide, light or dark, for keyboards and screen readers. Look at tests/screenshots."""
+"""The page's looks: narrow or wide, light or dark, for keyboards and screen readers, and as they were before.
 
+Look at tests/screenshots. Those in tests/looks are kept: where a change of the page's looks is meant, delete them, run
+this again, and look at the new ones before they are committed.
+"""
+
+import base64
+from pathlib import Path
+
+import matplotlib
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsing import ANSWER, STRANGER, Visitor, file
+from conftest import ROOT, draw_shape, encode
+from PIL import Image, ImageChops
 from playwright.sync_api import expect
 from test_page import TEMPLE
 
 SIZES = {"phone": (360, 740), "desk": (1280, 900)}
+KEPT = ROOT / "tests" / "looks"
+CELL = 8  # pixels: what is compared are the mean colours of squares of this side, in which a letter is a shade
+SHADE = 16  # of 255: more is another colour
+MOST = 0.003  # of the squares may have another colour; a line of text is 0.02
+
+
+def states(visitor):
+    """Brings the page from one state into the next, and names each."""
+    yield "empty"
+    name = "a circle with a name that is longer than its way around " * 3
+    visitor.chooses(file(), file(encode(draw_shape("circle", 1, 480), "PNG"), name, "image/png"), file(b"no photo"))
+    yield "chosen"
+    visitor.classify.click()
+    visitor.reads(ANSWER, 0)
+    visitor.reads(STRANGER, 1)
+    expect(visitor.classify).to_have_text("Classify")
+    yield "answered"
+    visitor.page.locator("summary").click()
+    visitor.page.locator("details").scroll_into_view_if_needed()
+    yield "about"
+    visitor.page.route("**/api/kernels/*", lambda route: route.fulfill(status=404))
+    visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
+    expect(visitor.page.get_by_role("alert")).to_be_visible()
+    yield "gone"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -15,30 +50,42 @@ def test_every_state_passes_axe_and_fits(browser, url, screenshot, size, scheme)
     """axe-core, with the rules of WCAG 2 A and AA (contrast among them) and good practice."""
     width, height = SIZES[size]
     visitor = Visitor(browser, url, width, height, color_scheme=scheme)
-
-    def look(state):
+    for state in states(visitor):
         screenshot(visitor, f"-{state}")
         violations = Axe().run(visitor.page).response["violations"]
         assert violations == [], [(found["id"], [node["html"] for node in found["nodes"]]) for found in violations]
         wide = visitor.page.evaluate("document.querySelector('#rendered_cells').scrollWidth")
         assert wide <= width, "no scrolling sideways"
-
-    look("empty")
-    visitor.chooses(file(), file(TEMPLE, "a temple with a name that is longer than its walls " * 3), file(b"no photo"))
-    look("chosen")
-    visitor.classify.click()
-    visitor.reads(ANSWER, 0)
-    visitor.reads(STRANGER, 1)
-    expect(visitor.classify).to_have_text("Classify")
-    look("answered")
-    visitor.page.locator("summary").click()
-    visitor.page.locator("details").scroll_into_view_if_needed()
-    look("about")
-    visitor.page.route("**/api/kernels/*", lambda route: route.fulfill(status=404))
-    visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
-    expect(visitor.page.get_by_role("alert")).to_be_visible()
-    look("gone")
     visitor.leaves()
+
+
+def test_every_state_looks_as_it_did(browser, url, screenshot):
+    """In a font that is the same on every machine: DejaVu Sans, which comes with Matplotlib."""
+    visitor = Visitor(browser, url, color_scheme="light")
+    font = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf").read_bytes()
+    source = f"url(data:font/ttf;base64,{base64.b64encode(font).decode()})"
+    visitor.page.evaluate(f"new FontFace('everywhere', '{source}').load().then((font) => document.fonts.add(font))")
+    visitor.page.add_style_tag(content="body { font-family: everywhere !important }")
+    differing = {}
+    for state in states(visitor):
+        screenshot(visitor, f"-{state}")
+        now = ROOT / "tests" / "screenshots" / f"test_every_state_looks_as_it_did-{state}.png"
+        kept = KEPT / f"{state}.png"
+        if not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            Image.open(now).convert("RGB").save(kept, optimize=True)
+            differing[state] = "there was none to compare with; now there is"
+        elif (share := other_colour(Image.open(now), Image.open(kept))) > MOST:
+            differing[state] = f"{share:.1%} of it has another colour; see {now.relative_to(ROOT)}"
+    visitor.leaves()
+    assert not differing
+
+
+def other_colour(one: Image.Image, other: Image.Image) -> float:
+    """The share of their squares in which two pictures of one size differ."""
+    assert one.size == other.size
+    shades = [picture.convert("RGB").reduce(CELL) for picture in (one, other)]
+    return float((np.asarray(ImageChops.difference(*shades)).max(axis=2) > SHADE).mean())
 
 
 def test_dark_is_dark(visitor):
