@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import platform
+import re
 import warnings
 from dataclasses import dataclass
 from importlib import metadata
@@ -158,7 +159,7 @@ def _read_card(path: Path) -> dict:
     """The front matter of the card beside the export at `path`; of it, `sha256`, `bytes` and `versions` are checked."""
     card = path.with_name(CARD)
     try:
-        front_matter = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])
+        front_matter = yaml.safe_load(re.split("^---\n", card.read_text(encoding="utf-8"), maxsplit=2, flags=re.M)[1])
         return front_matter | {
             "sha256": str(front_matter["sha256"]),
             "bytes": int(front_matter.get("bytes", 0)),

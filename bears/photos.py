@@ -10,18 +10,27 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pillow_heif
 from PIL import AvifImagePlugin, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-# iPhones' HEIC, the one decoder that Pillow lacks. What else may be in such a file is not looked at: the less of a
-# stranger's bytes is parsed, the better.
-pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+# iPhones' HEIC, the one decoder that Pillow lacks, is an extra, `heic`: its binaries are under other licences than all
+# else (see the README). What else may be in such a file is not looked at: the less of a stranger's bytes is parsed, the
+# better.
+try:
+    import pillow_heif
+
+    pillow_heif.libheif_version()  # fails where libheif itself is missing, which the import does not
+except ImportError:
+    HEIC = False
+else:
+    HEIC = True
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 
 # What phones, cameras, scanners and browsers write. A short list, because every further decoder is more code that a
 # stranger's bytes can reach (Pillow's EPS plugin starts Ghostscript). Those that Pillow does not load by itself are
 # imported above: to find one it would import all forty that it has, which takes half a second.
-FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF")
-READABLE = "a JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", *(["HEIF"] if HEIC else []))
+READABLE = f"a JPEG, PNG, WebP, {'HEIC, ' if HEIC else ''}AVIF, GIF, BMP or TIFF"
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # in bytes 8 to 12 of a HEIC
 
 MAX_BYTES = 64 * 2**20  # voila.json lets larger uploads arrive, so that they are refused here with a sentence
 # So that no photo takes more than 1 GB. JPEG (MPO is several in one file) is decoded at a fraction of its size,
@@ -52,7 +61,8 @@ def open_photo(source: bytes | memoryview | str | os.PathLike | Image.Image, sid
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are of no use to a visitor
             if isinstance(source, Image.Image):
                 return _upright_rgb(source.copy(), side)
-            with Image.open(_stream(source), formats=FORMATS) as image:
+            stream = _stream(source)
+            with Image.open(stream, formats=FORMATS) as image:
                 _check_pixels(image.width * image.height, image.format)
                 animated = _is_animated(image)
                 image.draft("RGB", (side, side))  # only the JPEG decoder listens; Pillow picks 1, 1/2, 1/4 or 1/8
@@ -64,6 +74,8 @@ def open_photo(source: bytes | memoryview | str | os.PathLike | Image.Image, sid
     except Image.DecompressionBombError:  # twice as many as Pillow warns of, and too many for any format
         _check_pixels(2 * Image.MAX_IMAGE_PIXELS, "JPEG")
     except UnidentifiedImageError:
+        if not HEIC and stream.getvalue()[4:8] == b"ftyp" and stream.getvalue()[8:12] in HEIC_BRANDS:
+            raise PhotoError("HEIC photos cannot be read here. Please choose this one as a JPEG.") from None
         raise PhotoError(f"This file is not a picture I can read. Please choose {READABLE} photo.") from None
     except Exception as error:  # a decoder fed hostile bytes may raise anything: struct.error, SyntaxError, MemoryError
         raise PhotoError("This picture is damaged or incomplete. Please choose another copy of it.") from error

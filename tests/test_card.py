@@ -14,7 +14,7 @@ from bears.training.card import Report
 from bears.training.dataset import decide
 from bears.training.evaluation import evaluate, evaluate_novelty
 from bears.training.export import export
-from bears.training.learning import pretrained
+from bears.training.learning import origin, pretrained
 
 pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")
 
@@ -74,6 +74,15 @@ def test_it_states_what_was_measured(card, trained, tmp_path):
     assert "manifest.csv" not in text, "there is none"
     assert "Of the 4 test photos 1 are doubted: 25.00%" in text
     assert "| near | 4 | 0.8125 (" in text and "| far | 50 | 1.0000 (1.0000 to 1.0000) | 0.00% (" in text
+
+
+def test_whose_classifier_it_is_they_say(card):
+    """And nobody says it for them."""
+    front_matter, text = card()
+    assert "license" not in front_matter and "has stated no licence" in text
+    front_matter, text = card(Report(licence="cc-by-4.0", weights=origin("tf_efficientnet_lite0")))
+    assert front_matter["license"] == "cc-by-4.0" and "under the licence cc-by-4.0" in text
+    assert "Google's EfficientNet-Lite0" in text and "Apache-2.0" in text and "non-commercial" in text
 
 
 def test_it_says_what_was_not_measured(card):

@@ -157,6 +157,11 @@ with learner.no_bar():
 # What it refuses
 
 
+def test_a_label_may_end_in_what_ends_the_front_matter(export):
+    write_card(export, labels=["a---", "b"])
+    assert Classifier.load(export).card["labels"] == ["a---", "b"]
+
+
 def test_a_missing_export(tmp_path):
     with pytest.raises(ExportError, match=r"There is no .*export.pkl.*training.ipynb"):
         Classifier.load(tmp_path / "export.pkl")

@@ -17,7 +17,7 @@ from bears.novelty import forward
 from bears.photos import open_photo
 from bears.training import TrainingError
 from bears.training.dataset import photo_files
-from bears.training.learning import DecodedOnce, callbacks, pretrained, pretrained_layer
+from bears.training.learning import DecodedOnce, callbacks, origin, pretrained, pretrained_layer
 
 # The weights
 
@@ -76,6 +76,18 @@ def test_weights_that_no_package_has_are_downloaded_or_a_sentence_says_why_not(m
     monkeypatch.setattr(torchvision.models, "get_model", unreachable)
     with pytest.raises(TrainingError, match="weights of resnet18 could not be downloaded.*lite0"):
         pretrained(arch)
+
+
+@pytest.mark.parametrize(
+    "arch, words",
+    [
+        ("tf_efficientnet_lite2", "Google's EfficientNet-Lite2"),
+        ("resnet18", "timm's weights for resnet18 (licence: apache-2.0)"),
+        (torchvision.models.resnet18, "torchvision's weights for resnet18"),
+    ],
+)
+def test_where_the_weights_come_from_is_said(arch, words):
+    assert words in origin(arch)
 
 
 def test_a_network_that_does_not_exist():

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import ROOT, draw_bear, encode
+from conftest import ROOT, draw_bear, encode, run_python
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -334,3 +334,27 @@ def test_a_damaged_file_gives_an_answer_or_a_sentence(format, data):
         assert str(error).endswith(".")
     else:
         assert answer.label in CLASSIFIER.vocab and 0 <= answer.probability <= 1
+
+
+WITHOUT_HEIC = """
+import sys
+sys.modules["pillow_heif"] = None  # an import of it fails
+from bears.photos import PhotoError, open_photo
+for path in {paths!r}:
+    try:
+        print(open_photo(path).mode)
+    except PhotoError as error:
+        print(error)
+"""
+
+
+def test_without_the_extra_heic_all_else_is_read_and_a_heic_gets_a_sentence(tmp_path):
+    contents = {"HEIF": encode(draw_bear(200), "HEIF"), "AVIF": encode(draw_bear(200), "AVIF"), "text": b"no photo"}
+    paths = []
+    for name, content in contents.items():
+        paths.append(str(tmp_path / name))
+        (tmp_path / name).write_bytes(content)
+    heic, avif, text = run_python(WITHOUT_HEIC.format(paths=paths)).splitlines()
+    assert heic == "HEIC photos cannot be read here. Please choose this one as a JPEG."
+    assert avif == "RGB"
+    assert text.endswith("Please choose a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF photo.")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import yaml
 from fastai.learner import Learner
+from huggingface_hub import EvalResult, ModelCardData
 
 from bears.classifier import installed_versions
 from bears.novelty import CONFIDENCE, KEEP
@@ -23,11 +23,13 @@ class Report:
 
     photos: pd.DataFrame | None = None  # the data set with its split, for the counts
     files: tuple[str | os.PathLike, ...] = ()  # what the data set came from, for the hashes
+    weights: str = ""  # what training started from, see `bears.training.learning.origin`
     recipe: str = ""  # how it was trained
     minutes: float | None = None  # how long that took
     scores: Scores | None = None  # on the test photos, after the temperature
     uncalibrated: Scores | None = None  # and before
     novelty: NoveltyScores | None = None  # on the test photos, and on strangers if there are any
+    licence: str | None = None  # of the classifier, as SPDX writes it ("apache-2.0"); None: whoever trained it decides
 
 
 TEMPLATE = """\
@@ -45,6 +47,8 @@ To learn from, and to sort photos that each show one of the labels. It is no gro
 as how to behave before an animal. Expect more errors on photos of other origin than on those below, and on what is
 small, hidden or in the dark.
 {unknown}
+
+{licence}
 
 ## Training data
 
@@ -87,6 +91,8 @@ test photos were looked at when all that was done. What a person left out or rel
 too: on photos as they are found, expect more errors. All came from one place, so the test says nothing of photos from
 elsewhere."""
 
+NO_LICENCE = "Whoever trained it has stated no licence for it."
+
 KNOWS_NOVELTY = "Of a photo that lies far from all it was taught it says so, mostly; see *What it does not recognise*."
 
 KNOWS_NO_NOVELTY = "Whatever is on a photo, the answer is one of the labels: it does not know what it has not seen."
@@ -119,32 +125,45 @@ def model_card(
 ) -> str:
     """The text of MODEL_CARD.md, with the front matter that `Classifier.load` and model hubs read."""
     arch = learner.arch if isinstance(learner.arch, str) else learner.arch.__name__
-    front_matter = {
-        "library_name": "fastai",
-        "pipeline_tag": "image-classification",
-        "license": "apache-2.0",
-        "tags": ["image-classification", "fastai", "timm"],
-        "labels": list(learner.dls.vocab),
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "versions": installed_versions(),
-    }
-    if report.scores is not None:
-        front_matter["metrics"] = ["accuracy"]
-        front_matter["model-index"] = [_model_index(Path(file).stem, report.scores)]
-        front_matter["held_out"] = _held_out(report)
+    front_matter = ModelCardData(
+        library_name="fastai",
+        pipeline_tag="image-classification",
+        license=report.licence,  # what is None is left out
+        tags=["image-classification", "fastai", "timm"],
+        labels=[str(label) for label in learner.dls.vocab],
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        versions=installed_versions(),
+        **_measured(Path(file).stem, report),
+    )
     return TEMPLATE.format(
-        front_matter=yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True),
+        front_matter=front_matter.to_yaml() + "\n",
         file=file,
         labels=", ".join(learner.dls.vocab),
         arch=arch,
         size=" × ".join(map(str, size)),
+        licence=f"It is under the licence {report.licence}." if report.licence else NO_LICENCE,
         unknown=KNOWS_NOVELTY if knows_novelty else KNOWS_NO_NOVELTY,
         data=_data(report),
         training=_training(report, learner),
         results=_results(report, temperature),
         novelty=_novelty(report) if knows_novelty else "It was trained without a way to tell.",
     )
+
+
+def _measured(name: str, report: Report) -> dict:
+    """What the card states of the test, for model hubs and for the page."""
+    if report.scores is None:
+        return {}
+    result = EvalResult(
+        task_type="image-classification",
+        dataset_type="imagefolder",
+        dataset_name="held-out photos",
+        dataset_split="test",
+        metric_type="accuracy",
+        metric_value=round(float(1 - report.scores.error), 4),
+    )
+    return {"metrics": ["accuracy"], "model_name": name, "eval_results": [result], "held_out": _held_out(report)}
 
 
 def _held_out(report: Report) -> dict:
@@ -164,7 +183,7 @@ def _data(report: Report) -> str:
 
 def _training(report: Report, learner: Learner) -> str:
     took = f" It took {report.minutes:.0f} minutes on {_hardware(learner)}." if report.minutes is not None else ""
-    return (report.recipe or "The recipe was not recorded.") + took
+    return "\n\n".join(filter(None, (report.weights, (report.recipe or "The recipe was not recorded.") + took)))
 
 
 def _results(report: Report, temperature: float) -> str:
@@ -203,20 +222,6 @@ def _novelty(report: Report) -> str:
     else:
         lines.append("How many strangers pass, photos that show none of the labels, was not measured.")
     return "\n\n".join(lines)
-
-
-def _model_index(name: str, scores: Scores) -> dict:
-    """https://github.com/huggingface/hub-docs/blob/main/modelcard.md"""
-    return {
-        "name": name,
-        "results": [
-            {
-                "task": {"type": "image-classification"},
-                "dataset": {"name": "held-out photos", "type": "imagefolder", "split": "test"},
-                "metrics": [{"type": "accuracy", "value": round(1 - scores.error, 4)}],
-            }
-        ],
-    }
 
 
 def _markdown(table: pd.DataFrame, corner: str) -> str:

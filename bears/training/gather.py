@@ -229,7 +229,7 @@ def inaturalist(session: requests.Session, taxon: int) -> Iterator[Found]:
     while True:
         results = _ask(session, INATURALIST, query)["results"]
         for observation in results:
-            for photo in observation.get("photos", []):
+            for photo in observation.get("photos") or []:
                 if (code := photo.get("license_code")) in INATURALIST_LICENCES:  # one photo of several has to have it
                     yield Found(
                         urls=(photo["url"].replace("/square.", "/medium."),),

