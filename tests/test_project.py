@@ -1,6 +1,7 @@
 """The files around the code agree with it and with each other."""
 
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -12,24 +13,58 @@ import page
 import pytest
 import yaml
 from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import binder
 from bears.classifier import VERSIONED
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SERVING = PROJECT["dependencies"]
-TRAINING = PROJECT["optional-dependencies"]["train"]
-BINDER = PROJECT["optional-dependencies"]["binder"]
+EXTRAS = PROJECT["optional-dependencies"]
+PYTHON, ENVIRONMENT = "3.11", ("page", "heic", "train", "lab", "binder")  # of environment.yml
 
 PLOTS = {"lr-find", "confusion", "reliability", "novelty-plot"}  # cells whose pictures show no photo
 
 
+def fixed(environment: dict[str, str]) -> dict[str, str]:
+    """The versions in constraints.txt, by name, for that environment."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    requirements = [Requirement(line) for line in lines]
+    return {
+        requirement.name: str(requirement.specifier).removeprefix("==")
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate(environment)
+    }
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+def test_constraints_txt_fixes_everything_that_pyproject_asks_for(python, system):
+    """Changed a dependency? DEVELOP.md has the command that writes it anew."""
+    versions = fixed({"python_version": python, "python_full_version": f"{python}.0", "sys_platform": system})
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *itertools.chain(*EXTRAS.values())]):
+        if requirement.name != PROJECT["name"]:
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def test_pythons_that_are_stated_are_tested():
+    stated = {line.rpartition(" :: ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line}
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    assert stated == set(workflow["jobs"]["test"]["strategy"]["matrix"]["python"])
+    assert all(version in SpecifierSet(PROJECT["requires-python"]) for version in stated)
+
+
 def test_environment_yml_installs_what_pyproject_states():
+    """To serve and to train, on Binder: the exact versions that are tested."""
     *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     option, *requirements = pip["pip"]
     assert option == "--extra-index-url https://download.pytorch.org/whl/cpu"
-    assert sorted(requirements) == sorted(SERVING + TRAINING + BINDER)
-    assert conda == ["python=" + PROJECT["requires-python"].removeprefix("==").removesuffix(".*"), "pip"]
+    assert conda == [f"python={PYTHON}", "pip"]
+    asked = [*PROJECT["dependencies"], *(line for extra in ENVIRONMENT for line in EXTRAS[extra])]
+    names = {canonicalize_name(Requirement(line).name) for line in asked}
+    versions = fixed({"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "sys_platform": "linux"})
+    assert sorted(requirements) == sorted(f"{name}=={versions[name]}" for name in names)
 
 
 def test_binder_installs_the_same():
@@ -55,9 +90,9 @@ def test_the_script_of_the_page_was_built_from_its_sources():
 
 def test_the_released_export_was_made_by_the_stated_versions():
     made_by = yaml.safe_load((ROOT / "MODEL_CARD.md").read_text().split("---\n")[1])["versions"]
-    assert f"=={made_by.pop('python')}.*" == PROJECT["requires-python"]
+    assert made_by.pop("python") in SpecifierSet(PROJECT["requires-python"])
     assert set(made_by) == set(VERSIONED)
-    assert {f"{name}=={version}" for name, version in made_by.items()} <= set(SERVING)
+    assert {f"{name}=={version}" for name, version in made_by.items()} <= set(EXTRAS["page"])
 
 
 @pytest.mark.parametrize("name", ["app.ipynb", "training.ipynb"])
