@@ -73,13 +73,20 @@ def url(project):
         yield address
 
 
+def needs(what: str, found):
+    """What was found; without it the test is skipped, or failed where BEARS_TEST_BROWSER is "required"."""
+    if not found:
+        missed = pytest.fail if os.environ.get("BEARS_TEST_BROWSER") == "required" else pytest.skip
+        missed(f"needs {what}")
+    return found
+
+
 @pytest.fixture(scope="module")  # not the session: its event loop would be in the way of the notebooks' tests
 def browser():
     with sync_playwright() as playwright:
         path = machine.chromium()
-        if not path and not Path(playwright.chromium.executable_path).exists():
-            reason = "needs a browser: install Chromium, or run: playwright install chromium"
-            pytest.fail(reason) if os.environ.get("BEARS_TEST_BROWSER") == "required" else pytest.skip(reason)
+        found = path or Path(playwright.chromium.executable_path).exists()
+        needs("a browser: install Chromium, or run: playwright install chromium", found)
         with playwright.chromium.launch(executable_path=path) as browser:
             yield browser
 
@@ -146,6 +153,9 @@ class Visitor:
         expect(self.says(number)).to_have_text(sentence, timeout=30_000)
         return self.says(number).inner_text()
 
+    def screenshot(self, path: Path):
+        self.page.screenshot(path=path)
+
     def leaves(self):
         self.page.context.close()
         assert self.errors == self.expected and self.outside == []
@@ -172,6 +182,6 @@ def screenshot(request):
     def save(visitor, name=""):
         folder = ROOT / "tests" / "screenshots"
         folder.mkdir(exist_ok=True)
-        visitor.page.screenshot(path=folder / f"{request.node.name}{name}.png")
+        visitor.screenshot(folder / f"{request.node.name}{name}.png")
 
     return save

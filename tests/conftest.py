@@ -2,7 +2,7 @@
 
 Two environment variables make it stricter where more is at hand:
 BEARS_TEST_PHOTOS   a folder with real photos in bears/black, bears/grizzly, bears/teddy and originals
-BEARS_TEST_BROWSER  "required" turns the browser tests from skipped to failed where there is no Chromium
+BEARS_TEST_BROWSER  "required" turns the browser tests from skipped to failed where a browser or npm is missing
 """
 
 import functools

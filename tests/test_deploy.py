@@ -1,7 +1,6 @@
 """deploy/: the page past one machine. Neither Docker nor Kubernetes is needed, and neither is tested."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import nbformat
 import pytest
 import requests
 import yaml
-from browsing import ANSWER, STRANGER, Visitor, file, running, serve
+from browsing import ANSWER, STRANGER, Visitor, file, needs, running, serve
 from conftest import ROOT, encode
 from machine import free_port
 from PIL import Image
@@ -151,10 +150,7 @@ def test_the_image_leaves_out_what_is_not_to_be_given_away():
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory) -> str:
     """JupyterHub's proxy, from npm."""
-    npm = shutil.which("npm")
-    if not npm:
-        reason = "needs npm"
-        pytest.fail(reason) if os.environ.get("BEARS_TEST_BROWSER") == "required" else pytest.skip(reason)
+    npm = needs("npm", shutil.which("npm"))
     folder = tmp_path_factory.mktemp("proxy")
     command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), "configurable-http-proxy@5.3.0"]
     subprocess.run(command, check=True, capture_output=True)
