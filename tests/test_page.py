@@ -449,7 +449,7 @@ def test_when_the_server_ends_the_page_says_so(browser, project, tmp_path):
 def test_when_the_kernel_is_killed_and_started_anew_the_page_says_so(browser, project, tmp_path):
     """The new one knows nothing of this page."""
     folder = shutil.copytree(project, tmp_path / "project")
-    page = folder / "bears" / "page.py"
+    page = folder / "bears" / "serving" / "page.py"
     page.write_text(page.read_text().replace("HEARTBEAT = 15", "HEARTBEAT = 1"))
     with serve(folder) as url:
         visitor = Visitor(browser, url)
