@@ -7,8 +7,8 @@ import weakref
 import pytest
 from conftest import ROOT, draw_bear
 
-from bears.serving import preload
 from bears.classifier import Classifier
+from bears.serving import preload
 
 
 @pytest.fixture
