@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager, ServerKernelManager
 from traitlets import default
 
+import bears.serving.addresses  # noqa: F401  voila.json names this file, so it is here that Voilà comes by
+
 
 class OneKernelManager(ServerKernelManager):
     """Talks to its kernel over Unix sockets, in a folder that belongs to Voilà; and no kernel keeps a history.
