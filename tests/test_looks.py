@@ -1,8 +1,17 @@
 """The page's looks: narrow or wide, light or dark, for keyboards and screen readers. Look at tests/screenshots."""
 
+import hashlib
+import re
+import shutil
+import warnings
+
 import pytest
+import torch
+import yaml
 from axe_playwright_python.sync_playwright import Axe
-from browsing import ANSWER, STRANGER, Visitor, file
+from browsing import ANSWER, STRANGER, Visitor, file, serve
+from fastai.data.transforms import CategoryMap
+from fastai.learner import load_learner
 from playwright.sync_api import expect
 from test_page import TEMPLE
 
@@ -38,6 +47,55 @@ def test_every_state_passes_axe_and_fits(browser, url, screenshot, size, scheme)
     visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
     expect(visitor.page.get_by_role("alert")).to_be_visible()
     look("gone")
+    visitor.leaves()
+
+
+@pytest.fixture(scope="module")
+def many(project, tmp_path_factory):
+    """The page of a classifier with 120 labels, which knows nothing of them."""
+    folder = shutil.copytree(project, tmp_path_factory.mktemp("many") / "project")
+    labels = ["<b>bold</b>", "Donaudampfschifffahrtsgesellschaft" * 3, *(f"kind {number}" for number in range(118))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learner = load_learner(folder / "export.pkl")
+    for loader in learner.dls.loaders:
+        loader.dataset.tls[1].tfms.fs[-1].vocab = CategoryMap(labels, sort=False)
+    torch.manual_seed(0)
+    learner.model[1][-1] = torch.nn.Linear(learner.model[1][-1].in_features, len(labels))
+    torch.save(learner, folder / "export.pkl")
+    sha256 = hashlib.sha256((folder / "export.pkl").read_bytes()).hexdigest()
+    card = yaml.safe_dump({"sha256": sha256, "labels": labels})
+    (folder / "MODEL_CARD.md").write_text(f"---\n{card}---\n")
+    with serve(folder) as url:
+        yield url
+
+
+def test_of_120_labels_five_are_shown_and_the_others_on_demand(browser, many, screenshot):
+    visitor = Visitor(browser, many, *SIZES["phone"])
+    expect(visitor.page.get_by_text("or one of 115 others?")).to_be_visible()
+    visitor.uploads(*[file()] * 3)
+    visitor.reads(re.compile("^Prediction"), 2)
+    expect(visitor.rows.locator("dt:visible")).to_have_count(3 * 5)
+    answers = visitor.page.locator(".answers")
+    assert answers.bounding_box()["height"] < 3 * 740, "a screen for each photo at most"
+    screenshot(visitor, "-folded")
+
+    more = visitor.rows.nth(0).get_by_text("115 more labels")
+    more.focus()
+    visitor.page.keyboard.press("Enter")
+    expect(visitor.rows.nth(0).locator("dt:visible")).to_have_count(120)
+    expect(visitor.rows.nth(1).locator("dt:visible")).to_have_count(5)
+    assert all(bar.bounding_box()["width"] > 40 for bar in visitor.rows.nth(0).locator(".bar").all()[::10])
+    more.scroll_into_view_if_needed()
+    screenshot(visitor, "-unfolded")
+
+    visitor.page.get_by_text("About this classifier").click()
+    visitor.page.get_by_text("All 120 labels").click()
+    visitor.page.get_by_text("All 120 labels").scroll_into_view_if_needed()
+    screenshot(visitor, "-about")
+    violations = Axe().run(visitor.page).response["violations"]
+    assert violations == [], [(found["id"], [node["html"] for node in found["nodes"]]) for found in violations]
+    assert visitor.page.evaluate("document.querySelector('#rendered_cells').scrollWidth") <= 360
     visitor.leaves()
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 import warnings
+from html import escape
 
 import numpy as np
 import psutil
@@ -48,6 +49,32 @@ def test_about_says_what_the_card_says():
 
 def test_labels_are_listed_as_one_would_say_them():
     assert [listed(labels) for labels in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a or b", "a, b or c"]
+    assert listed("abcdef") == "a, b, c, d, e or f"
+    assert listed("abcdefg") == "a, b, c, d, e or one of 2 others"
+
+
+@pytest.mark.parametrize("count, shown", [(1, 1), (5, 5), (6, 6), (7, 5), (120, 5)])
+def test_of_many_labels_five_bars_are_shown_and_the_others_folded(count, shown):
+    """Of six, all: to hide one saves nothing."""
+    labels = [f"<{number}>" for number in range(count)]
+    html = bars(Answer("<0>", 0.5, {label: 1 / (2 + number) for number, label in enumerate(labels)}))
+    first, *rest = html.split("<details>")
+    assert re.findall("<dt>(.*?)</dt>", first) == [escape(label) for label in labels[:shown]]
+    assert len(rest) == (count > shown)
+    if rest:
+        assert rest[0].startswith(f"<summary>{count - shown} more labels</summary>")
+        assert re.findall("<dt>(.*?)</dt>", rest[0]) == [escape(label) for label in labels[shown:]]
+
+
+def test_about_names_all_of_many_labels_where_one_asks_for_them():
+    labels = [f"<{number}>" for number in range(120)]
+    html = about({"labels": labels})
+    short, *folded = html.split("<details>")[1:]
+    assert "&lt;4&gt; or one of 115 others." in short and "&lt;5&gt;" not in short
+    (all_of_them,) = folded
+    assert all_of_them.startswith("<summary>All 120 labels</summary>")
+    assert all(escape(label) in all_of_them for label in labels)
+    assert about({"labels": labels[:6]}).count("<details>") == 1
 
 
 def test_a_thumbnail_is_small_and_has_a_text():
