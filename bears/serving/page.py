@@ -5,6 +5,7 @@ Whatever comes from a visitor or from the card is text here, never HTML.
 
 import base64
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps
 from bears.classifier import Answer
 from bears.memory import give_memory_back
 from bears.photos import MAX_BYTES, SIDE, check_size, open_photo
+from bears.serving import LARGEST_MESSAGE
 
 MOST = 20  # photos at once: each is kept in memory, 6 MB at most, until the next ones come
 LONGEST = 4 * SIDE  # pixels; nothing but a panorama is as long after `open_photo`
@@ -80,6 +82,21 @@ class Uploads(anywidget.AnyWidget):
             upload.value = ()  # so that the same file can be chosen again
             self._handler([Upload(file.name, file.size, bytes(file.content)) for file in files[:MOST]], len(files))
             give_memory_back()
+
+
+def complaints() -> list[widgets.HTML]:
+    """What is wrong with how the page is served, for the top of it: nothing, if Voilà runs with voila.json.
+
+    From another folder, Voilà starts without a word, and loses messages of more than 10 MB.
+    """
+    if "VOILA_BASE_URL" not in os.environ or int(os.environ.get(LARGEST_MESSAGE, 0)) > MAX_BYTES:
+        return []  # in JupyterLab, or as it should be
+    complaint = widgets.HTML(
+        "<strong>Large photos get lost on their way to this page, because Voilà does not run with the settings in its "
+        "voila.json. Start it in the folder of the page: <code>voila app.ipynb</code></strong>"
+    )
+    complaint.add_class("notice")
+    return [complaint]
 
 
 def thumbnail(photo: Image.Image, name: str) -> HTML:
