@@ -33,6 +33,11 @@ VERSIONED = (
     *("plum-dispatch", "cloudpickle", "numpy", "timm", "pillow"),
 )
 
+UNFIT = (
+    "it does not answer a photo with one probability for each label, which together make 1. Train it with "
+    "blocks=(ImageBlock, CategoryBlock) and the loss function that fastai chooses for them."
+)
+
 
 class ExportError(Exception):
     """Why an export.pkl cannot be served, and what to do about it."""
@@ -53,15 +58,26 @@ class Classifier:
     """A fastai image classifier, ready to answer."""
 
     def __init__(self, learner: Learner, card: dict | None = None):
-        """`learner` is what `load_learner` returns: a single-label vision learner on the CPU."""
+        """`learner` is what `load_learner` returns: a single-label vision learner on the CPU.
+
+        Raises `ExportError` when it is another one, such as one of several labels a photo, of numbers, masks or texts.
+        """
         self.card = card or {}  # the front matter of MODEL_CARD.md
-        self.vocab = [str(label) for label in learner.dls.vocab]
-        self._model = learner.model.eval()
-        self._activation = learner.loss_func.activation
-        self._temperature = getattr(learner.model, "temperature", torch.tensor(1.0))  # exports of other origin: none
-        self.reference = Reference.of(learner.model)  # None: novelty is unknown
-        self._transforms = learner.dls.valid
-        self._transforms.before_iter()  # the validation transforms: no augmentation
+        try:
+            _, _ = learner.dls.valid.dataset.tls  # one thing in, one out
+            self.vocab = [str(label) for label in learner.dls.vocab]
+            self._model = learner.model.eval()
+            self._activation = learner.loss_func.activation
+            self._temperature = getattr(learner.model, "temperature", torch.tensor(1.0))  # of other origin: none
+            self.reference = Reference.of(learner.model)  # None: novelty is unknown
+            self._transforms = learner.dls.valid
+            self._transforms.before_iter()  # the validation transforms: no augmentation
+            values, _ = self._infer(Image.new("RGB", (64, 64)))
+            total = self._activation(torch.full((1, len(self.vocab)), 2.0)).sum().item()  # only of a softmax always 1
+        except Exception as error:  # other learners fail in as many ways as there are
+            raise ExportError(UNFIT) from error
+        if values.shape != (len(self.vocab),) or abs(total - 1) > 1e-3:
+            raise ExportError(UNFIT)
 
     @classmethod
     def load(cls, path: str | os.PathLike = "export.pkl", sha256: str | None = None) -> "Classifier":
@@ -69,7 +85,8 @@ class Classifier:
 
         Unpickling runs whatever code the file holds, so its SHA-256 is compared first: with `sha256`, or else with the
         one that the MODEL_CARD.md beside the file states. Raises `ExportError` when there is no such file, it is
-        incomplete or not the published one, or it was made by versions that cannot be read here.
+        incomplete or not the published one, it was made by versions that cannot be read here, or is no classifier of
+        photos with one label each.
 
         The last one is kept, and returned again while neither file has changed: kernels that are forked from a process
         that has loaded it share its memory.
@@ -92,7 +109,7 @@ class Classifier:
                 warnings.filterwarnings("ignore", message="load_learner", category=UserWarning)  # just checked
                 return cls(load_learner(io.BytesIO(content)), card)
         except Exception as error:  # unpickling fails in as many ways as there are classes in the file
-            raise ExportError(_why_unreadable(path, card.get("versions", {}))) from error
+            raise ExportError(_why_unreadable(path, card.get("versions", {}), error)) from error
 
     def classify(self, photo: bytes | memoryview | str | os.PathLike | Image.Image) -> Answer:
         """Name what is on `photo`: the content of a file, its path, or a Pillow image.
@@ -186,11 +203,13 @@ def _check_content(path: Path, content: bytes, card: dict) -> None:
     )
 
 
-def _why_unreadable(path: Path, made_by: dict[str, str]) -> str:
+def _why_unreadable(path: Path, made_by: dict[str, str], error: Exception) -> str:
     here = installed_versions()
     differing = [
         f"{name} {made_by[name]} (here {here[name]})" for name in here if made_by.get(name, here[name]) != here[name]
     ]
     if differing:
         return f"{path} was made by other versions: {', '.join(differing)}. Install those, or run training.ipynb here."
+    if isinstance(error, ExportError):
+        return f"{path} cannot be served: {error}"
     return f"{path} is not a classifier that fastai can load here. Run training.ipynb to make a new one."

@@ -1,18 +1,32 @@
 """bears.training.export: what was trained opens without this package, answers the same, and says what it is."""
 
 import errno
+import hashlib
 
+import pandas as pd
 import pytest
 import torch
 from conftest import assert_portable, draw_folder, draw_loaders, draw_shape
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.mixup import MixUp
 from fastai.callback.training import BnFreeze
-from fastai.learner import load_learner
+from fastai.learner import Learner, load_learner
+from fastai.tabular.all import TabularDataLoaders, tabular_learner
 from fastai.vision.all import (
+    BCEWithLogitsLossFlat,
     CategoryBlock,
+    CrossEntropyLossFlat,
     DataBlock,
+    DataLoader,
+    DataLoaders,
     ImageBlock,
+    IndexSplitter,
+    LabelSmoothingCrossEntropyFlat,
+    MaskBlock,
+    MultiCategoryBlock,
+    PILImageBW,
+    PILMask,
+    RegressionBlock,
     Resize,
     error_rate,
     resnet18,
@@ -21,7 +35,7 @@ from fastai.vision.all import (
 from PIL import Image
 from torch import nn
 
-from bears.classifier import Classifier
+from bears.classifier import Classifier, ExportError
 from bears.novelty import Reference
 from bears.photos import open_photo
 from bears.training import TrainingError
@@ -53,7 +67,7 @@ def test_an_export_leaves_behind_what_a_notebook_defined(tmp_path):
         item_tfms=Resize(32),
     )
     dls = bears.dataloaders(tmp_path / "drawings", path=tmp_path, bs=8, num_workers=0)
-    learner = vision_learner(dls, resnet18, pretrained=False, metrics=error_rate)
+    learner = vision_learner(dls, resnet18, pretrained=False, metrics=error_rate, model_dir="/somewhere/else")
 
     export(learner, tmp_path / "new" / "shapes.pkl")
 
@@ -144,6 +158,81 @@ def test_an_export_without_a_reference_serves_and_its_novelty_is_unknown(trained
     answer = classifier.classify(draw_shape("circle", 1))
     assert classifier.reference is answer.novelty is answer.recognised is None
     assert sum(answer.probabilities.values()) == pytest.approx(1)
+
+
+PHOTO, FOUR = Image.new("RGB", (32, 32)), range(4)  # of which two are for validation
+
+
+def label(number):
+    return f"label {number % 2}"
+
+
+def photo_learner(*targets, get_y=label, inputs=(ImageBlock,), loss_func=None, n_out=None, n_in=3):
+    """A learner with photos in, as such, and something else out."""
+    block = DataBlock(
+        blocks=(*inputs, *targets),
+        get_x=[lambda _: PHOTO] * len(inputs),
+        get_y=get_y,
+        n_inp=len(inputs),
+        splitter=IndexSplitter([2, 3]),
+        item_tfms=Resize(32),
+    )
+    dls = block.dataloaders(FOUR, bs=2, num_workers=0)
+    return vision_learner(dls, resnet18, pretrained=False, loss_func=loss_func, n_out=n_out, n_in=n_in)
+
+
+def of_numbers():
+    table = pd.DataFrame({"weight": [1.0, 2.0] * 4, "kind": ["a", "b"] * 4})
+    return tabular_learner(TabularDataLoaders.from_df(table, cont_names=["weight"], y_names="kind", bs=2))
+
+
+def of_loaders_of_torch():
+    loader = DataLoader([(torch.rand(3, 32, 32), number % 2) for number in FOUR], bs=2)
+    return Learner(DataLoaders(loader, loader), nn.Flatten(), loss_func=CrossEntropyLossFlat())
+
+
+def mask(_):
+    return PILMask.create(Image.new("L", (32, 32)))
+
+
+UNFIT = {
+    "several labels": lambda: photo_learner(MultiCategoryBlock, get_y=lambda number: [label(number)]),
+    "two labels": lambda: photo_learner(
+        CategoryBlock, CategoryBlock, get_y=[label, label], loss_func=CrossEntropyLossFlat(), n_out=2
+    ),
+    "a number": lambda: photo_learner(RegressionBlock, get_y=lambda number: 1.5 * number, n_out=1),
+    "a mask": lambda: photo_learner(MaskBlock(["a", "b"]), get_y=mask, loss_func=CrossEntropyLossFlat(axis=1)),
+    "scores of a plain loss": lambda: photo_learner(CategoryBlock, loss_func=nn.CrossEntropyLoss()),
+    "each label by itself": lambda: photo_learner(CategoryBlock, loss_func=BCEWithLogitsLossFlat()),
+    "two photos": lambda: photo_learner(CategoryBlock, inputs=(ImageBlock, ImageBlock)),
+    "grey photos": lambda: photo_learner(CategoryBlock, inputs=(ImageBlock(PILImageBW),), n_in=1),
+    "a table": of_numbers,
+    "loaders of torch": of_loaders_of_torch,
+}
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")  # fastai's table
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_learner_that_the_page_cannot_serve_is_not_exported_and_not_loaded(kind, tmp_path):
+    learner = UNFIT[kind]()
+    path = tmp_path / "export.pkl"
+    with pytest.raises(TrainingError, match=r"^This learner cannot be served: .* Train it with blocks="):
+        export(learner, path)
+    assert list(tmp_path.iterdir()) == []
+    if kind == "loaders of torch":  # which fastai cannot export, either
+        return
+    learner.export(path.absolute())
+    with pytest.raises(ExportError, match=r"export.pkl cannot be served: it does not answer a photo .* blocks="):
+        Classifier.load(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_a_learner_of_fastais_own_making_is_served(tmp_path):
+    """As the book makes it, and exported by fastai, with another loss than usual."""
+    learner = photo_learner(CategoryBlock, loss_func=LabelSmoothingCrossEntropyFlat())
+    path = tmp_path / "export.pkl"
+    learner.export(path.absolute())
+    answer = Classifier.load(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest()).classify(PHOTO)
+    assert list(answer.probabilities) == ["label 0", "label 1"]
 
 
 def test_a_full_disk_leaves_the_export_of_before(trained, tmp_path, monkeypatch):

@@ -5,14 +5,22 @@ this again, and look at the new ones before they are committed.
 """
 
 import base64
+import hashlib
+import re
+import shutil
+import warnings
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+import torch
+import yaml
 from axe_playwright_python.sync_playwright import Axe
-from browsing import ANSWER, STRANGER, Visitor, file
+from browsing import ANSWER, STRANGER, Visitor, file, serve
 from conftest import ROOT, draw_shape, encode
+from fastai.data.transforms import CategoryMap
+from fastai.learner import load_learner
 from PIL import Image, ImageChops
 from playwright.sync_api import expect
 from test_page import TEMPLE
@@ -86,6 +94,55 @@ def other_colour(one: Image.Image, other: Image.Image) -> float:
     assert one.size == other.size
     shades = [picture.convert("RGB").reduce(CELL) for picture in (one, other)]
     return float((np.asarray(ImageChops.difference(*shades)).max(axis=2) > SHADE).mean())
+
+
+@pytest.fixture(scope="module")
+def many(project, tmp_path_factory):
+    """The page of a classifier with 120 labels, which knows nothing of them."""
+    folder = shutil.copytree(project, tmp_path_factory.mktemp("many") / "project")
+    labels = ["<b>bold</b>", "Donaudampfschifffahrtsgesellschaft" * 3, *(f"kind {number}" for number in range(118))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learner = load_learner(folder / "export.pkl")
+    for loader in learner.dls.loaders:
+        loader.dataset.tls[1].tfms.fs[-1].vocab = CategoryMap(labels, sort=False)
+    torch.manual_seed(0)
+    learner.model[1][-1] = torch.nn.Linear(learner.model[1][-1].in_features, len(labels))
+    torch.save(learner, folder / "export.pkl")
+    sha256 = hashlib.sha256((folder / "export.pkl").read_bytes()).hexdigest()
+    card = yaml.safe_dump({"sha256": sha256, "labels": labels})
+    (folder / "MODEL_CARD.md").write_text(f"---\n{card}---\n")
+    with serve(folder) as url:
+        yield url
+
+
+def test_of_120_labels_five_are_shown_and_the_others_on_demand(browser, many, screenshot):
+    visitor = Visitor(browser, many, *SIZES["phone"])
+    expect(visitor.page.get_by_text("or one of 115 others?")).to_be_visible()
+    visitor.uploads(*[file()] * 3)
+    visitor.reads(re.compile("^Prediction"), 2)
+    expect(visitor.rows.locator("dt:visible")).to_have_count(3 * 5)
+    answers = visitor.page.locator(".answers")
+    assert answers.bounding_box()["height"] < 3 * 740, "a screen for each photo at most"
+    screenshot(visitor, "-folded")
+
+    more = visitor.rows.nth(0).get_by_text("115 more labels")
+    more.focus()
+    visitor.page.keyboard.press("Enter")
+    expect(visitor.rows.nth(0).locator("dt:visible")).to_have_count(120)
+    expect(visitor.rows.nth(1).locator("dt:visible")).to_have_count(5)
+    assert all(bar.bounding_box()["width"] > 40 for bar in visitor.rows.nth(0).locator(".bar").all()[::10])
+    more.scroll_into_view_if_needed()
+    screenshot(visitor, "-unfolded")
+
+    visitor.page.get_by_text("About this classifier").click()
+    visitor.page.get_by_text("All 120 labels").click()
+    visitor.page.get_by_text("All 120 labels").scroll_into_view_if_needed()
+    screenshot(visitor, "-about")
+    violations = Axe().run(visitor.page).response["violations"]
+    assert violations == [], [(found["id"], [node["html"] for node in found["nodes"]]) for found in violations]
+    assert visitor.page.evaluate("document.querySelector('#rendered_cells').scrollWidth") <= 360
+    visitor.leaves()
 
 
 def test_dark_is_dark(visitor):

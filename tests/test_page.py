@@ -1,27 +1,35 @@
 """app.ipynb and bears.serving.page: a visit, from the first look to the answer, and what visitors do to a page."""
 
 import base64
+import functools
 import hashlib
+import json
 import re
 import shutil
+import sys
+import threading
 import time
 import warnings
+from html import escape
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import requests
 import torch
-from browsing import ANSWER, STRANGER, Visitor, file, serve
+from browsing import ANSWER, STRANGER, Visitor, file, running, serve
 from conftest import ROOT, draw_bear, encode
 from fastai.learner import load_learner
+from machine import free_port
 from PIL import Image
 from playwright.sync_api import expect
 from sklearn.datasets import load_sample_image
 
 from bears.classifier import Answer, Classifier
 from bears.photos import MAX_BYTES, PhotoError
-from bears.serving.page import MOST, Upload, about, bars, listed, thumbnail
+from bears.serving.page import MOST, Upload, about, bars, complaints, listed, thumbnail
 
 TEMPLE = encode(Image.fromarray(load_sample_image("china.jpg")), "JPEG")
 
@@ -48,6 +56,50 @@ def test_about_says_what_the_card_says():
 
 def test_labels_are_listed_as_one_would_say_them():
     assert [listed(labels) for labels in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a or b", "a, b or c"]
+    assert listed("abcdef") == "a, b, c, d, e or f"
+    assert listed("abcdefg") == "a, b, c, d, e or one of 2 others"
+
+
+@pytest.mark.parametrize("count, shown", [(1, 1), (5, 5), (6, 6), (7, 5), (120, 5)])
+def test_of_many_labels_five_bars_are_shown_and_the_others_folded(count, shown):
+    """Of six, all: to hide one saves nothing."""
+    labels = [f"<{number}>" for number in range(count)]
+    html = bars(Answer("<0>", 0.5, {label: 1 / (2 + number) for number, label in enumerate(labels)}))
+    first, *rest = html.split("<details>")
+    assert re.findall("<dt>(.*?)</dt>", first) == [escape(label) for label in labels[:shown]]
+    assert len(rest) == (count > shown)
+    if rest:
+        assert rest[0].startswith(f"<summary>{count - shown} more labels</summary>")
+        assert re.findall("<dt>(.*?)</dt>", rest[0]) == [escape(label) for label in labels[shown:]]
+
+
+def test_about_names_all_of_many_labels_where_one_asks_for_them():
+    labels = [f"<{number}>" for number in range(120)]
+    html = about({"labels": labels})
+    short, *folded = html.split("<details>")[1:]
+    assert "&lt;4&gt; or one of 115 others." in short and "&lt;5&gt;" not in short
+    (all_of_them,) = folded
+    assert all_of_them.startswith("<summary>All 120 labels</summary>")
+    assert all(escape(label) in all_of_them for label in labels)
+    assert about({"labels": labels[:6]}).count("<details>") == 1
+
+
+LIMIT = {"VOILA_BASE_URL": "/", "BEARS_LARGEST_MESSAGE": str(MAX_BYTES)}
+
+
+@pytest.mark.parametrize("environment, count", [
+    ({}, 0),  # JupyterLab, nbconvert
+    (LIMIT | {"BEARS_LARGEST_MESSAGE": "134217728"}, 0),
+    (LIMIT, 1),  # a photo of that size comes in a message that is larger
+    (LIMIT | {"BEARS_LARGEST_MESSAGE": "0"}, 1),
+    ({"VOILA_BASE_URL": "/"}, 1),
+])  # fmt: skip
+def test_it_complains_where_voila_takes_no_large_messages(monkeypatch, environment, count):
+    for name in LIMIT:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert len(complaints()) == count
 
 
 def test_a_thumbnail_is_small_and_has_a_text():
@@ -379,6 +431,87 @@ def test_a_fault_of_ours_gets_a_sentence_and_its_traceback_goes_to_the_log_only(
     assert "ZeroDivisionError" in (folder / "server.log").read_text()
 
 
+COMPLAINT = "Large photos get lost on their way to this page"
+
+
+def test_served_from_another_folder_the_page_says_what_is_wrong(browser, project, tmp_path, screenshot):
+    """There Voilà finds no voila.json: it has another template, other kernels and other limits."""
+    port = free_port()
+    command = [sys.executable, "-m", "voila", str(project / "app.ipynb"), "--no-browser", f"--port={port}"]
+    with running(command, tmp_path, port):
+        page = browser.new_page()
+        local = re.compile(rf"http://127\.0\.0\.1:{port}/")
+        page.route(lambda address: not local.match(address), lambda route: route.abort())  # for Voilà's template
+        page.goto(f"http://127.0.0.1:{port}/", timeout=120_000)
+        complaint = page.locator(".notice", has_text=COMPLAINT)
+        expect(complaint).to_be_visible(timeout=120_000)
+        expect(complaint).to_contain_text("Start it in the folder of the page: voila app.ipynb")
+        screenshot(SimpleNamespace(page=page))
+        page.close()
+
+
+@pytest.mark.parametrize("option, count", [("--pool_size=1", 0), ("--Voila.tornado_settings={'autoreload': False}", 1)])
+def test_an_option_that_takes_the_limit_away_is_noticed_and_another_is_not(browser, project, tmp_path, option, count):
+    """An option takes the place of all that voila.json says of the same name."""
+    with serve(shutil.copytree(project, tmp_path / "project"), option) as url:
+        page = browser.new_page()
+        page.goto(url, timeout=120_000)
+        expect(page.locator(".choose")).to_be_visible()
+        expect(page.get_by_text(COMPLAINT)).to_have_count(count)
+        page.close()
+
+
+# In somebody else's page
+
+
+@pytest.fixture
+def course(tmp_path):
+    """The address of a page of another site, with a frame for this one: course(url)."""
+    folder = tmp_path / "course"
+    folder.mkdir()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+
+        def course(url=""):
+            (folder / "index.html").write_text(f'<h1>Course</h1><iframe src="{url}" width="700" height="500"></iframe>')
+            return f"http://localhost:{server.server_port}"  # to a browser, another site than 127.0.0.1
+
+        yield course
+        server.shutdown()
+
+
+def test_in_a_frame_of_another_site_the_page_is_not_shown(browser, url, course):
+    page = browser.new_page()
+    with page.expect_console_message(lambda message: "frame-ancestors" in message.text):
+        page.goto(course(url))
+    expect(page.frame_locator("iframe").locator(".choose")).to_have_count(0)
+    page.close()
+
+
+def test_in_a_frame_of_a_site_that_voila_json_allows_all_works(browser, project, tmp_path, course, screenshot):
+    """Also a photo larger than Tornado's own limit: what deploy/README.md adds takes nothing away."""
+    folder = shutil.copytree(project, tmp_path / "project")
+    settings = json.loads((folder / "voila.json").read_text())
+    allowed = f"frame-ancestors 'self' {course()}"
+    settings["Voila"]["tornado_settings"]["headers"] = {"Content-Security-Policy": allowed}
+    (folder / "voila.json").write_text(json.dumps(settings))
+    photo = tmp_path / "large.jpg"
+    photo.write_bytes(encode(draw_bear(), "JPEG") + bytes(12 * 2**20))
+    with serve(folder) as url:
+        page = browser.new_page()
+        page.goto(course(url))
+        frame = page.frame_locator("iframe")
+        with page.expect_file_chooser(timeout=60_000) as chooser:
+            frame.locator(".choose").click()
+        chooser.value.set_files(photo)
+        frame.locator(".classify:enabled").click()
+        expect(frame.locator(".says")).to_have_text(ANSWER)
+        expect(frame.get_by_text(COMPLAINT)).to_have_count(0)
+        screenshot(SimpleNamespace(page=page))
+        page.close()
+
+
 # Kernels
 
 
@@ -449,7 +582,7 @@ def test_when_the_server_ends_the_page_says_so(browser, project, tmp_path):
 def test_when_the_kernel_is_killed_and_started_anew_the_page_says_so(browser, project, tmp_path):
     """The new one knows nothing of this page."""
     folder = shutil.copytree(project, tmp_path / "project")
-    page = folder / "bears" / "page.py"
+    page = folder / "bears" / "serving" / "page.py"
     page.write_text(page.read_text().replace("HEARTBEAT = 15", "HEARTBEAT = 1"))
     with serve(folder) as url:
         visitor = Visitor(browser, url)

@@ -70,6 +70,12 @@ def test_the_notebook_learns_three_drawn_shapes(shapes_run):
     assert "circle, square, triangle" in card and "| all |" in card and "cleaning.csv" in card
 
 
+def test_the_notebook_leaves_only_what_it_means_to_write(shapes_run):
+    for folder, _ in shapes_run:
+        given = {"drawings", "strangers", "cleaning.csv"}
+        assert {path.name for path in folder.iterdir()} == given | {"run.ipynb", "shapes.pkl", "MODEL_CARD.md"}
+
+
 def test_the_notebook_teaches_it_what_it_does_not_know(shapes_run):
     (folder, notebook), _ = shapes_run
     classifier = Classifier.load(folder / "shapes.pkl")

@@ -1,10 +1,14 @@
 """How Voilà talks to kernels, and when it may end one. Named in voila.json; nothing of ours imports it."""
 
+import os
 import sys
 from datetime import UTC, datetime
 
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager, ServerKernelManager
 from traitlets import default
+
+import bears.serving.addresses  # noqa: F401  voila.json names this file, so it is here that Voilà comes by
+from bears.serving import LARGEST_MESSAGE
 
 
 class OneKernelManager(ServerKernelManager):
@@ -38,6 +42,12 @@ class KernelManager(AsyncMappingKernelManager):
     @default("kernel_manager_class")
     def _one_kernel_manager(self) -> str:
         return f"{OneKernelManager.__module__}.{OneKernelManager.__name__}"
+
+    async def start_kernel(self, **options) -> str:
+        settings = getattr(self.parent, "tornado_settings", {})
+        largest = settings.get("websocket_max_message_size", 0)
+        options["env"] = {**(options.get("env") or os.environ), LARGEST_MESSAGE: str(largest)}
+        return await super().start_kernel(**options)
 
     async def cull_kernel_if_idle(self, kernel_id: str) -> None:
         kernel = self._kernels[kernel_id]

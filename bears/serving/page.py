@@ -5,6 +5,7 @@ Whatever comes from a visitor or from the card is text here, never HTML.
 
 import base64
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -19,10 +20,12 @@ from PIL import Image, ImageOps
 from bears.classifier import Answer
 from bears.memory import give_memory_back
 from bears.photos import MAX_BYTES, SIDE, check_size, open_photo
+from bears.serving import LARGEST_MESSAGE
 
 MOST = 20  # photos at once: each is kept in memory, 6 MB at most, until the next ones come
 LONGEST = 4 * SIDE  # pixels; nothing but a panorama is as long after `open_photo`
 THUMBNAIL = 256  # pixels
+SHOWN = 5  # labels of which one reads without asking for more
 HEARTBEAT = 15  # seconds between two questions to the server whether it is still there
 
 
@@ -81,6 +84,21 @@ class Uploads(anywidget.AnyWidget):
             give_memory_back()
 
 
+def complaints() -> list[widgets.HTML]:
+    """What is wrong with how the page is served, for the top of it: nothing, if Voilà runs with voila.json.
+
+    From another folder, Voilà starts without a word, and loses messages of more than 10 MB.
+    """
+    if "VOILA_BASE_URL" not in os.environ or int(os.environ.get(LARGEST_MESSAGE, 0)) > MAX_BYTES:
+        return []  # in JupyterLab, or as it should be
+    complaint = widgets.HTML(
+        "<strong>Large photos get lost on their way to this page, because Voilà does not run with the settings in its "
+        "voila.json. Start it in the folder of the page: <code>voila app.ipynb</code></strong>"
+    )
+    complaint.add_class("notice")
+    return [complaint]
+
+
 def thumbnail(photo: Image.Image, name: str) -> HTML:
     """For an `Output`; with a text for those who do not see it, which `display(photo)` would not have."""
     content = io.BytesIO()
@@ -90,18 +108,32 @@ def thumbnail(photo: Image.Image, name: str) -> HTML:
 
 
 def bars(answer: Answer) -> str:
-    """HTML: the probability of every label, the largest first."""
+    """HTML: the probability of every label, the largest first; all but the first few folded, if there are many."""
     rows = []
     for label, probability in sorted(answer.probabilities.items(), key=lambda item: -item[1]):
         bar = f'<div style="width: {probability:.1%}"></div>'
         percent = "> 99.9" if probability > 0.999 else "< 0.1" if probability < 0.001 else f"{100 * probability:.1f}"
         rows.append(f'<dt>{escape(label)}</dt><dd class="bar">{bar}</dd><dd class="percent">{escape(percent)} %</dd>')
-    return f'<dl class="bars">{"".join(rows)}</dl>'
+    shown = _shown(rows)
+    html = f'<dl class="bars">{"".join(rows[:shown])}</dl>'
+    if rest := rows[shown:]:
+        html += _folded(f"{len(rest)} more labels", f'<dl class="bars">{"".join(rest)}</dl>')
+    return html
+
+
+def _shown(labels: list) -> int:
+    """How many of them to show; one alone is not worth hiding."""
+    return SHOWN if len(labels) > SHOWN + 1 else len(labels)
+
+
+def _folded(summary: str, html: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{html}</details>"
 
 
 def about(card: dict) -> str:
     """HTML: what the front matter of MODEL_CARD.md says of the classifier, folded."""
-    lines = [f"It was taught to tell {listed(card.get('labels', []))}."] if card.get("labels") else []
+    labels = card.get("labels", [])
+    lines = [f"It was taught to tell {listed(labels)}."] if labels else []
     if held_out := card.get("held_out"):
         low, high = held_out["error_interval"]
         lines.append(
@@ -117,10 +149,14 @@ def about(card: dict) -> str:
         "if your device cannot tell the server.",
     ]
     paragraphs = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    return f"<details><summary>About this classifier</summary>{paragraphs}</details>"
+    if _shown(labels) < len(labels):
+        paragraphs += _folded(f"All {len(labels)} labels", f"<p>{escape(', '.join(map(str, labels)))}</p>")
+    return _folded("About this classifier", paragraphs)
 
 
 def listed(labels: list[str]) -> str:
-    """'black, grizzly or teddy'"""
+    """'black, grizzly or teddy'; of many, 'ant, bat, bee, bug, cat or one of 115 others'"""
     *most, last = map(str, labels)
+    if (shown := _shown(labels)) < len(labels):
+        most, last = most[:shown], f"one of {len(labels) - shown} others"
     return f"{', '.join(most)} or {last}" if most else last

@@ -18,7 +18,7 @@ from fasttransform import Pipeline
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bears.classifier import CARD
+from bears.classifier import CARD, UNFIT, Classifier, ExportError
 from bears.files import write_whole
 from bears.novelty import Reference
 from bears.training import TrainingError
@@ -38,14 +38,20 @@ def export(
     that was defined in a notebook and to no path, and of the training set it keeps the labels and the reference. Batch
     norms are folded into the convolutions before them, for a quarter off the time of an answer. The temperature and the
     reference become tensors of the model.
+
+    Raises `TrainingError` when `learner` is none that `Classifier` can serve, or the disk is full.
     """
     path = Path(path)
-    size = tuple(learner.dls.valid.one_batch()[0].shape[-2:])
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="load_learner", category=UserWarning)  # it is our own file
         file = Path(scratch, "export.pkl").resolve()  # an absolute path, so it is not taken to be under learner.path
-        learner.export(file, pickle_module=_portable_pickle)
+        try:
+            learner.export(file, pickle_module=_portable_pickle)
+            Classifier(load_learner(file))
+        except (ExportError, AttributeError) as error:  # the latter is fastai's, with loaders that are not its own
+            raise TrainingError(f"This learner cannot be served: {UNFIT}") from error
         released = load_learner(file)  # a copy, on the CPU, to strip
+    size = tuple(learner.dls.valid.one_batch()[0].shape[-2:])
     _strip(released)
     released.model = _folded(released.model, size).to(memory_format=torch.channels_last)
     released.model.register_buffer("temperature", torch.tensor(float(temperature)))
@@ -64,6 +70,7 @@ def export(
 def _strip(released: Learner) -> None:
     """Take out what inference does not need and other machines do not have."""
     released.path = released.dls.path = Path(".")
+    released.model_dir = "models"  # fastai's default
     released.remove_cbs(released.cbs.filter(lambda callback: type(callback) not in defaults.callbacks))
     for loader in released.dls.loaders:
         inputs, targets = loader.dataset.tls
