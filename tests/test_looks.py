@@ -74,7 +74,7 @@ def test_every_state_looks_as_it_did(browser, url, screenshot):
     source = f"url(data:font/ttf;base64,{base64.b64encode(font).decode()})"
     visitor.page.evaluate(f"new FontFace('everywhere', '{source}').load().then((font) => document.fonts.add(font))")
     visitor.page.add_style_tag(content="body { font-family: everywhere !important }")
-    differing = {}
+    differing = []
     for state in states(visitor):
         screenshot(visitor, f"-{state}")
         now = ROOT / "tests" / "screenshots" / f"test_every_state_looks_as_it_did-{state}.png"
@@ -82,11 +82,11 @@ def test_every_state_looks_as_it_did(browser, url, screenshot):
         if not kept.exists():
             kept.parent.mkdir(exist_ok=True)
             Image.open(now).convert("RGB").save(kept, optimize=True)
-            differing[state] = "there was none to compare with; now there is"
+            differing.append(f"{state}: there was none to compare with; now there is")
         elif (share := other_colour(Image.open(now), Image.open(kept))) > MOST:
-            differing[state] = f"{share:.1%} of it has another colour; see {now.relative_to(ROOT)}"
+            differing.append(f"{state}: {share:.1%} of it has another colour; see {now.relative_to(ROOT)}")
     visitor.leaves()
-    assert not differing
+    assert not differing, "\n".join(differing)
 
 
 def other_colour(one: Image.Image, other: Image.Image) -> float:
