@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -53,6 +54,24 @@ def test_pythons_that_are_stated_are_tested():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
     assert stated == set(workflow["jobs"]["test"]["strategy"]["matrix"]["python"])
     assert all(version in SpecifierSet(PROJECT["requires-python"]) for version in stated)
+
+
+def test_every_licence_is_listed():
+    """LICENCES.md says how the list was made. NVIDIA's packages come with torch for CUDA only."""
+    listed = set(re.findall(r"^\| ([\w.-]+) \| \d", (ROOT / "LICENCES.md").read_text(), re.M))
+    listed = set(map(canonicalize_name, listed))
+    found, waiting = set(), [Requirement(f"{PROJECT['name']}[{','.join(ENVIRONMENT)}]")]
+    while waiting:
+        requirement = waiting.pop()
+        for line in metadata.requires(requirement.name) or []:
+            further = Requirement(line)
+            extras = requirement.extras or {""}
+            if further.marker is None or any(further.marker.evaluate({"extra": extra}) for extra in extras):
+                if (key := (canonicalize_name(further.name), *sorted(further.extras))) not in found:
+                    found.add(key)
+                    waiting.append(further)
+    missing = {name for name, *_ in found} - listed
+    assert not {name for name in missing if not name.startswith(("nvidia-", "cuda-", "triton"))}
 
 
 def test_environment_yml_installs_what_pyproject_states():
