@@ -226,7 +226,7 @@ def inaturalist(session: requests.Session, taxon: int) -> Iterator[Found]:
         "order": "desc",
         "per_page": 200,
     }
-    while True:
+    for _ in range(50):
         results = _ask(session, INATURALIST, query)["results"]
         for observation in results:
             for photo in observation.get("photos") or []:
