@@ -7,11 +7,14 @@ from pathlib import Path
 
 
 def write_whole(contents: dict[Path, bytes]) -> None:
-    """Write every file of `contents`, each in place of what was there; folders that are missing are made.
+    """Write every file of `contents`, each in place of what was there, or of what it is a link to.
+
+    Folders that are missing are made.
 
     All of them or none: raises the `OSError` of the one that failed, with the files as they were before. They are on
     the disk when it returns. Who reads one meanwhile finds the old one or the new one, never half of it.
     """
+    contents = {path.resolve(): content for path, content in contents.items()}
     *others, _ = contents  # the last one to be replaced needs no way back
     kept, replaced = {}, []
     try:
@@ -21,6 +24,8 @@ def write_whole(contents: dict[Path, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if path.exists():
+                shutil.copymode(path, _beside(path, "part"))
         for path in filter(Path.exists, others):
             kept[path] = shutil.copy2(path, _beside(path, "before"))
         for path in contents:

@@ -56,6 +56,7 @@ def open_photo(source: bytes | memoryview | str | os.PathLike | Image.Image, sid
 
     Raises `PhotoError` for whatever is not a usable picture, and nothing else.
     """
+    stream = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are of no use to a visitor
@@ -74,7 +75,7 @@ def open_photo(source: bytes | memoryview | str | os.PathLike | Image.Image, sid
     except Image.DecompressionBombError:  # twice as many as Pillow warns of, and too many for any format
         _check_pixels(2 * Image.MAX_IMAGE_PIXELS, "JPEG")
     except UnidentifiedImageError:
-        if not HEIC and stream.getvalue()[4:8] == b"ftyp" and stream.getvalue()[8:12] in HEIC_BRANDS:
+        if not HEIC and stream and _is_heic(stream):
             raise PhotoError("HEIC photos cannot be read here. Please choose this one as a JPEG.") from None
         raise PhotoError(f"This file is not a picture I can read. Please choose {READABLE} photo.") from None
     except Exception as error:  # a decoder fed hostile bytes may raise anything: struct.error, SyntaxError, MemoryError
@@ -93,6 +94,11 @@ def _stream(source) -> io.BytesIO:
         content, size = source, len(source)
     check_size(size)
     return io.BytesIO(content)
+
+
+def _is_heic(stream: io.BytesIO) -> bool:
+    head = stream.getvalue()[:12]
+    return head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS
 
 
 def check_size(size: int) -> None:

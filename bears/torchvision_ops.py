@@ -9,10 +9,9 @@ macOS, a GPU machine) this does nothing.
 torchvision, because torch itself takes a second and not every process that imports bears needs it.
 """
 
-import importlib.util
 import sys
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 
 declared = []  # torch forgets the declarations when these objects go away
 
@@ -27,10 +26,7 @@ class _Finder(MetaPathFinder):
     """Finds torchvision where it is found anyway, and gives its module a second try."""
 
     def find_spec(self, name, path=None, target=None) -> ModuleSpec | None:
-        if name != "torchvision":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        spec = PathFinder.find_spec(name, path, target) if name == "torchvision" else None
         if spec and spec.loader:
             execute = spec.loader.exec_module
             spec.loader.exec_module = lambda module: _execute(execute, module)

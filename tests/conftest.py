@@ -1,7 +1,7 @@
 """Pictures that no one took: everything the tests need is drawn, so the suite runs anywhere.
 
 Two environment variables make it stricter where more is at hand:
-BEARS_TEST_PHOTOS   a folder with real photos in bears/black, bears/grizzly, bears/teddy and originals
+BEARS_TEST_PHOTOS   a folder with real photos in bears/black, bears/grizzly, bears/teddy, not_bears and originals
 BEARS_TEST_BROWSER  "required" turns the browser tests from skipped to failed where a browser or npm is missing
 """
 

@@ -55,7 +55,7 @@ def test_an_odd_address_is_not_found(url, place, method):
         content = answer.read()
         connection.close()
         assert 300 <= answer.status < 500, (place + odd, answer.status)
-        assert not {b"base_template", b"root:", b"Traceback"} & set(content.replace(b'"', b" ").split()), place + odd
+        assert not [word for word in (b'"base_template"', b"root:", b"Traceback") if word in content], place + odd
 
 
 @pytest.mark.parametrize("name, value", product(["template", "theme"], ["missing", "..%2f..", "%00"]))

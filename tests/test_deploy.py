@@ -125,7 +125,7 @@ def test_the_probe_fails_where_the_page_is_broken_or_absent(project, tmp_path):
 
 
 def test_the_image_has_the_versions_of_the_project():
-    (python,) = re.findall("python=(.*)", (ROOT / "environment.yml").read_text())
+    (python,) = re.findall("- python=(.*)", (ROOT / "environment.yml").read_text())
     assert set(re.findall("FROM python:([0-9.]+)", DOCKERFILE)) == {python}
     (tested,) = [entry for entry in PROJECT["optional-dependencies"]["test"] if entry.startswith("jupyterhub==")]
     assert f"ARG JUPYTERHUB={tested.removeprefix('jupyterhub==')}" in DOCKERFILE

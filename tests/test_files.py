@@ -42,6 +42,14 @@ def test_when_the_last_cannot_be_replaced_all_are_as_before(folder, monkeypatch,
     assert content(folder) == before
 
 
+def test_a_link_stays_one_and_rights_stay_as_they_are(folder):
+    (folder / "link").symlink_to(folder / "one")
+    (folder / "one").chmod(0o664)
+    write_whole({folder / "link": b"new one"})
+    assert (folder / "link").is_symlink() and (folder / "one").read_bytes() == b"new one"
+    assert (folder / "one").stat().st_mode & 0o777 == 0o664
+
+
 def test_on_a_full_disk_nothing_changes(folder, monkeypatch):
     before = content(folder)
 

@@ -45,7 +45,7 @@ def test_what_training_needs_is_installed_around_what_is_there(pip, tmp_path, mo
     monkeypatch.setenv(service, "x")
     asked = pip(0)
     hosted.install(ROOT)
-    assert f"{ROOT}[train]" in asked.read_text()
+    assert f"{ROOT}[train,heic]" in asked.read_text()
     for name in ("torch", "torchvision", "numpy", "pillow"):
         assert f'"{name}=={metadata.version(name)}"' in asked.read_text()
     said = capsys.readouterr().out
@@ -110,15 +110,15 @@ def published(tmp_path):
 
 def test_on_colab_the_first_cell_fetches_the_project_once(pip, published, tmp_path):
     asked = pip(0)
-    (tmp_path / "content").mkdir()
+    (tmp_path / "content" / "bears" / "grizzly").mkdir(parents=True)  # the book's folder of photos is not the project
     cell = CELL.replace("https://github.com/OWNER/REPOSITORY", published.as_uri())
     said = run_cell(tmp_path / "content", cell, COLAB_RELEASE_TAG="x")
     assert said.endswith("in bears-project hosted\n"), said
-    assert f"{tmp_path / 'content' / 'bears-project'}[train]" in asked.read_text()
+    assert f"{tmp_path / 'content' / 'bears-project'}[train,heic]" in asked.read_text()
     assert (tmp_path / "content" / "bears-project" / "bears" / "photos.py").exists()
 
 
 def test_an_address_that_is_wrong_gets_a_sentence(tmp_path):
     (tmp_path / "content").mkdir()
     cell = CELL.replace("https://github.com/OWNER/REPOSITORY", (tmp_path / "nowhere").as_uri())
-    assert "cannot be fetched. Is it right?" in run_cell(tmp_path / "content", cell, KAGGLE_KERNEL_RUN_TYPE="x")
+    assert "cannot be fetched: is it right" in run_cell(tmp_path / "content", cell, KAGGLE_KERNEL_RUN_TYPE="x")

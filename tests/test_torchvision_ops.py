@@ -20,7 +20,9 @@ IS_BROKEN_OTHERWISE = ("raise RuntimeError('compiled with different CUDA version
 def test_importing_torchvision(tmp_path, torchvision, outcome):
     (tmp_path / "torchvision.py").write_text(torchvision)
     script = (
-        "import bears.torchvision_ops as ops, torchvision\n"
+        "import bears.torchvision_ops as ops, importlib.util\n"
+        "importlib.util.find_spec('torchvision')\n"  # who only asks whether it is there changes nothing
+        "import torchvision\n"
         "print('imported,', 'operators declared' if ops.declared else 'nothing declared')"
     )
     path = os.pathsep.join([str(tmp_path), str(ROOT)])

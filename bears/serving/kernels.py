@@ -45,7 +45,7 @@ class KernelManager(AsyncMappingKernelManager):
 
     async def start_kernel(self, **options) -> str:
         settings = getattr(self.parent, "tornado_settings", {})
-        largest = settings.get("websocket_max_message_size", 0)
+        largest = settings.get("websocket_max_message_size") or 0
         options["env"] = {**(options.get("env") or os.environ), LARGEST_MESSAGE: str(largest)}
         return await super().start_kernel(**options)
 

@@ -132,7 +132,7 @@ def _folded(summary: str, html: str) -> str:
 
 def about(card: dict) -> str:
     """HTML: what the front matter of MODEL_CARD.md says of the classifier, folded."""
-    labels = card.get("labels", [])
+    labels = card.get("labels") or []
     lines = [f"It was taught to tell {listed(labels)}."] if labels else []
     if held_out := card.get("held_out"):
         low, high = held_out["error_interval"]

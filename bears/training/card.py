@@ -139,7 +139,7 @@ def model_card(
     return TEMPLATE.format(
         front_matter=front_matter.to_yaml() + "\n",
         file=file,
-        labels=", ".join(learner.dls.vocab),
+        labels=", ".join(map(str, learner.dls.vocab)),
         arch=arch,
         size=" × ".join(map(str, size)),
         licence=f"It is under the licence {report.licence}." if report.licence else NO_LICENCE,

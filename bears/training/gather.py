@@ -111,17 +111,19 @@ def _check_arguments(labels, contact, sources) -> None:
                 )
 
 
+class _Retry(Retry):
+    """Waits as long as Retry-After says, but `LONGEST_WAIT` at most; urllib3's own way to say so came with 2.6.3."""
+
+    def get_retry_after(self, response) -> float | None:
+        seconds = super().get_retry_after(response)
+        return seconds and min(seconds, LONGEST_WAIT)
+
+
 def _session(contact: str) -> requests.Session:
     """One that waits between requests to a host, tries again, and does as Retry-After says."""
-    retry = Retry(
-        total=3,
-        backoff_factor=1,
-        status_forcelist=(429, 500, 502, 503, 504),
-        raise_on_status=False,
-        retry_after_max=LONGEST_WAIT,
-    )
+    retry = _Retry(total=3, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
     session = requests.Session()
-    session.headers["User-Agent"] = f"bears/0.1 ({contact}) requests/{requests.__version__}"
+    session.headers["User-Agent"] = f"bears ({contact}) requests/{requests.__version__}"
     for prefix in ("https://", "http://"):
         session.mount(prefix, LimiterAdapter(per_second=PER_SECOND, per_host=True, max_retries=retry))
     # its searches; its thumbnails are at /v1/images/ID/thumb/

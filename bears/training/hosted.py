@@ -44,7 +44,7 @@ def install(project: Path = Path(".")) -> None:
         constraints = Path(folder, "constraints.txt")
         constraints.write_text("\n".join(held))
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(constraints)]
-        pip = subprocess.run([*command, f"{project.resolve()}[train]"], capture_output=True, text=True)
+        pip = subprocess.run([*command, f"{project.resolve()}[train,heic]"], capture_output=True, text=True)
     if pip.returncode:
         print(pip.stdout, pip.stderr, file=sys.stderr)
         raise TrainingError(
@@ -57,8 +57,9 @@ def install(project: Path = Path(".")) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """Of what is installed."""
-    return {found.name.lower(): found.version for found in metadata.distributions() if found.name}
+    """Of what is installed, by name; of two with one name, that which is found first."""
+    distributions = reversed([*metadata.distributions()])
+    return {found.name.lower(): found.version for found in distributions if found.name}
 
 
 def _changed_in_use(before: dict[str, str]) -> list[str]:

