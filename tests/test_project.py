@@ -52,7 +52,7 @@ def test_constraints_txt_fixes_everything_that_pyproject_asks_for(python, system
 def test_pythons_that_are_stated_are_tested():
     stated = {line.rpartition(" :: ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line}
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
-    assert stated == set(workflow["jobs"]["test"]["strategy"]["matrix"]["python"])
+    assert stated <= set(workflow["jobs"]["test"]["strategy"]["matrix"]["python"])
     assert all(version in SpecifierSet(PROJECT["requires-python"]) for version in stated)
 
 

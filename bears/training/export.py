@@ -81,6 +81,10 @@ def _strip(released: Learner) -> None:
             part.tfms = Pipeline(part.tfms.fs[start:], split_idx=part.tfms.split_idx)
             part.types = part.types[start:]
             part.splits = [[], []]
+        for part in loader, loader.dataset, inputs, targets:
+            vars(part).pop("__stored_args__", None)
+    # fastcore before 2.2.21 keeps arguments a second time; of `Learner` the path and ImageNet's weights are among them
+    vars(released).pop("__stored_args__", None)
     # `vision_learner` keeps a copy of what `pretrained` gave it, the timm body another
     vars(released).pop("pretrained_cfg_overlay", None)
     for module in released.model.modules():
