@@ -25,6 +25,10 @@ else:
     HEIC = True
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 
+# Pillow's remarks on odd metadata are of no use to a visitor. Once for all: catching them around each photo is not for
+# threads, and left a process without any warnings.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 # What phones, cameras, scanners and browsers write. A short list, because every further decoder is more code that a
 # stranger's bytes can reach (Pillow's EPS plugin starts Ghostscript). Those that Pillow does not load by itself are
 # imported above: to find one it would import all forty that it has, which takes half a second.
@@ -58,18 +62,16 @@ def open_photo(source: bytes | memoryview | str | os.PathLike | Image.Image, sid
     """
     stream = None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are of no use to a visitor
-            if isinstance(source, Image.Image):
-                return _upright_rgb(source.copy(), side)
-            stream = _stream(source)
-            with Image.open(stream, formats=FORMATS) as image:
-                _check_pixels(image.width * image.height, image.format)
-                animated = _is_animated(image)
-                image.draft("RGB", (side, side))  # only the JPEG decoder listens; Pillow picks 1, 1/2, 1/4 or 1/8
-                picture = _upright_rgb(image, side)
-                picture.info = {"animated": True} if animated else {}
-                return picture
+        if isinstance(source, Image.Image):
+            return _upright_rgb(source.copy(), side)
+        stream = _stream(source)
+        with Image.open(stream, formats=FORMATS) as image:
+            _check_pixels(image.width * image.height, image.format)
+            animated = _is_animated(image)
+            image.draft("RGB", (side, side))  # only the JPEG decoder listens; Pillow picks 1, 1/2, 1/4 or 1/8
+            picture = _upright_rgb(image, side)
+            picture.info = {"animated": True} if animated else {}
+            return picture
     except PhotoError:
         raise
     except Image.DecompressionBombError:  # twice as many as Pillow warns of, and too many for any format

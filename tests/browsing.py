@@ -182,6 +182,6 @@ def screenshot(request):
     def save(visitor, name=""):
         folder = ROOT / "tests" / "screenshots"
         folder.mkdir(exist_ok=True)
-        visitor.screenshot(folder / f"{request.node.name}{name}.png")
+        visitor.screenshot(path=folder / f"{request.node.name}{name}.png")
 
     return save

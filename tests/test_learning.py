@@ -48,6 +48,7 @@ def test_the_layer_that_was_cut_off_names_what_imagenet_taught(tmp_path):
     assert pretrained_layer(learner) is None, "it does not fit features that are no longer those it was made for"
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated since 0.13:UserWarning")  # fastai's way to ask
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v3_small", "squeezenet1_0"])
 def test_torchvisions_networks_have_such_a_layer_or_none(tmp_path, monkeypatch, name):
     arch = getattr(torchvision.models, name)

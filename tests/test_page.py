@@ -12,7 +12,6 @@ import time
 import warnings
 from html import escape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -446,7 +445,7 @@ def test_served_from_another_folder_the_page_says_what_is_wrong(browser, project
         complaint = page.locator(".notice", has_text=COMPLAINT)
         expect(complaint).to_be_visible(timeout=120_000)
         expect(complaint).to_contain_text("Start it in the folder of the page: voila app.ipynb")
-        screenshot(SimpleNamespace(page=page))
+        screenshot(page)
         page.close()
 
 
@@ -508,7 +507,7 @@ def test_in_a_frame_of_a_site_that_voila_json_allows_all_works(browser, project,
         frame.locator(".classify:enabled").click()
         expect(frame.locator(".says")).to_have_text(ANSWER)
         expect(frame.get_by_text(COMPLAINT)).to_have_count(0)
-        screenshot(SimpleNamespace(page=page))
+        screenshot(page)
         page.close()
 
 

@@ -4,7 +4,9 @@ import io
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -358,3 +360,11 @@ def test_without_the_extra_heic_all_else_is_read_and_a_heic_gets_a_sentence(tmp_
     assert heic == "HEIC photos cannot be read here. Please choose this one as a JPEG."
     assert avif == "RGB"
     assert text.endswith("Please choose a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF photo.")
+
+
+def test_photos_that_are_opened_in_threads_leave_warnings_as_they_are():
+    content = encode(draw_bear(200), "JPEG")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(open_photo, [content] * 200))
+    assert warnings.filters == before
