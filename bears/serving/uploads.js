@@ -4,7 +4,7 @@
 // this script, too, and then sends files as they are.
 
 // A photo as it is to be sent. Small ones, animations, and what this browser cannot read (HEIC, mostly) go as they are.
-async function smaller(file, side) {
+export async function smaller(file, side) {
   try {
     const head = new Uint8Array(await file.slice(0, 4096).arrayBuffer());
     const text = new TextDecoder("latin1").decode(head);
