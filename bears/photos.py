@@ -103,6 +103,11 @@ def _is_heic(stream: io.BytesIO) -> bool:
     return head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS
 
 
+def remarks(picture: Image.Image) -> list[str]:
+    """What a visitor should know of a picture that `open_photo` returned."""
+    return ["Moving; only its first picture counts."] if picture.info.get("animated") else []
+
+
 def check_size(size: int) -> None:
     """Raises `PhotoError` where `open_photo` would because of the size of the file, in bytes."""
     if size == 0:

@@ -47,13 +47,16 @@ writeFileSync(
 <link rel="stylesheet" href="${address["frontend.css"]}">
 <link rel="preload" as="fetch" crossorigin href="${address["frontend.js.gz"]}">
 <script type="module">
+  let why = "This page could not be started. Please reload it.";
+  if (!window.DecompressionStream || !window.WebSocket)
+    why = "This browser is too old for this page. Please open it in a Chrome, Edge, Firefox or Safari of 2024 or later.";
   try {
     const { body } = await fetch("${address["frontend.js.gz"]}");
     const script = await new Response(body.pipeThrough(new DecompressionStream("gzip"))).text();
     await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
   } catch (error) {
     const loading = document.getElementById("loading");
-    loading.textContent = "This page could not be started. Please reload it.";
+    loading.textContent = why;
     loading.hidden = false;
     throw error; // to the browser's console
   }

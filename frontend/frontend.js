@@ -12,6 +12,7 @@ import { KernelConnection } from "@jupyterlab/services/lib/kernel/default";
 import { CommsOverSubshells } from "@jupyterlab/services/lib/kernel/comm";
 import { ServerConnection } from "@jupyterlab/services/lib/serverconnection";
 import { Widget } from "@lumino/widgets";
+import { notice, SENTENCES, watch } from "./connection.js";
 import { anywidget } from "./define.js";
 import "anywidget";
 import * as output from "./output.js";
@@ -73,11 +74,17 @@ class Socket extends WebSocket {
   }
 }
 
+// What a proxy says while the server is away is no reason to give up; JupyterLab's connection knows it by this number.
+async function patientFetch(...request) {
+  const response = await fetch(...request);
+  return response.status >= 500 ? new Response(null, { status: 503 }) : response;
+}
+
 const config = JSON.parse(document.getElementById("jupyter-config-data").textContent);
 const baseUrl = new URL(config.baseUrl, location.href).href;
 const kernel = new KernelConnection({
   model: { id: config.kernelId, name: "" },
-  serverSettings: ServerConnection.makeSettings({ baseUrl, WebSocket: Socket }),
+  serverSettings: ServerConnection.makeSettings({ baseUrl, WebSocket: Socket, fetch: patientFetch }),
 });
 kernel.commsOverSubshells = CommsOverSubshells.Disabled; // a visitor's clicks are answered one after the other
 
@@ -86,20 +93,19 @@ addEventListener("pagehide", ({ persisted }) => {
   if (!persisted) navigator.sendBeacon(`${config.baseUrl}voila/api/shutdown/${config.kernelId}`);
 });
 
-// It may have ended before: when the server is another one now, or a browser shows yesterday's tabs again.
-async function hasEnded() {
-  const response = await fetch(`${config.baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store" }).catch(() => null);
-  return response?.status === 404;
-}
-kernel.connectionStatusChanged.connect(async (_, status) => {
-  if (status === "connecting" && (await hasEnded())) kernel.dispose(); // or the connection would be tried for ever
+const loading = document.getElementById("loading");
+const server = (signal) => fetch(`${baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store", signal });
+const bar = notice(server);
+const ended = new Promise((_, reject) => {
+  watch(kernel, server, (name) => {
+    if (loading.hidden) return bar(name && SENTENCES[name]);
+    if (name === "ended") reject(new Error("The kernel has ended."));
+    else loading.textContent = SENTENCES[name ?? "starting"];
+  });
 });
-const ended = new Promise((_, reject) =>
-  setTimeout(async () => (await hasEnded()) && reject(new Error("The kernel has ended.")), 3000),
-);
 const manager = new Manager(kernel);
 await Promise.race([manager.load(), ended]);
-document.getElementById("loading").hidden = true;
+loading.hidden = true;
 for (const script of document.querySelectorAll('script[type="application/vnd.voila.cell-output+json"]')) {
   await output.show(JSON.parse(script.textContent), script.parentElement, manager);
 }

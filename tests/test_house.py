@@ -23,7 +23,7 @@ def test_what_is_imported_flows_from_the_roof_down():
     assert linted.returncode == 0, linted.stdout
 
 
-@pytest.mark.parametrize("module", ["bears.classifier", "bears.serving.page", "bears.serving.preload"])
+@pytest.mark.parametrize("module", ["bears.classifier", "bears.serving.uploads", "bears.serving.preload"])
 def test_serving_imports_nothing_that_only_training_needs(module):
     found = set(run_python(f"import sys, {module}; print(*sys.modules)").split())
     assert module in found

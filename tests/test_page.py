@@ -14,7 +14,6 @@ from html import escape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
-import psutil
 import pytest
 import requests
 import torch
@@ -27,8 +26,9 @@ from playwright.sync_api import expect
 from sklearn.datasets import load_sample_image
 
 from bears.classifier import Answer, Classifier
-from bears.photos import MAX_BYTES, PhotoError
-from bears.serving.page import MOST, Upload, about, bars, complaints, listed, thumbnail
+from bears.photos import MAX_BYTES, PhotoError, open_photo
+from bears.serving.page import Row, Rows, about, bars, complaints, listed, thumbnail
+from bears.serving.uploads import MOST
 
 TEMPLE = encode(Image.fromarray(load_sample_image("china.jpg")), "JPEG")
 
@@ -107,17 +107,45 @@ def test_a_thumbnail_is_small_and_has_a_text():
     assert len(base64.b64decode(re.search('base64,([^"]+)', html).group(1))) < 30_000
 
 
-def test_what_is_kept_of_an_upload_is_small():
+def test_what_a_row_keeps_of_a_photo_is_small():
     for size in ((6000, 4000), (9000, 460), (500, 9000)):
-        content = encode(Image.new("RGB", size, "#8a5a2b"), "JPEG")
-        photo = Upload("panorama.jpg", len(content), content).open()
-        assert 3 * photo.width * photo.height <= 6.3e6
-        assert photo.width / photo.height == pytest.approx(size[0] / size[1], rel=0.02)
+        row = Row("panorama.jpg")
+        row.show(open_photo(encode(Image.new("RGB", size, "#8a5a2b"), "JPEG")))
+        assert 3 * row.photo.width * row.photo.height <= 6.3e6
+        assert row.photo.width / row.photo.height == pytest.approx(size[0] / size[1], rel=0.02)
 
 
-def test_an_upload_that_was_too_large_to_be_sent_is_refused():
-    with pytest.raises(PhotoError, match="larger than 64 MB"):
-        Upload("large.jpg", MAX_BYTES + 1, b"").open()
+def test_rows_are_ready_when_there_is_a_photo_and_nothing_to_wait_for():
+    rows = Rows()
+    one, slow, other = rows.begin(["one.jpg", "slow.jpg", "other.jpg"])
+    rows.changed()
+    assert not rows.ready
+    one.show(draw_bear(64))
+    rows.changed()
+    assert not rows.ready, "the others are on their way"
+    slow.is_slow()
+    other.warn("It is damaged.")
+    rows.changed()
+    assert rows.ready, "the slow one is not waited for"
+    assert [row for row in rows.waiting()] == [one]
+    assert not rows.ready
+    one.say("A bear.")
+    slow.show(draw_bear(64))
+    rows.changed()
+    assert rows.ready and [row for row in rows.waiting()] == [slow]
+
+
+def test_a_fault_with_one_photo_is_said_in_its_row_and_stops_no_other(capfd):
+    rows = Rows()
+    for row, error in zip(
+        rows.begin(["a", "b"]), (PhotoError("It is <b>damaged</b>."), ValueError("ours")), strict=True
+    ):
+        with row.faults():
+            raise error
+        assert not row.coming and row.photo is None
+    assert "ours" in capfd.readouterr().err
+    first, second = (row.children[0].children[1].value for row in rows.rows)
+    assert first == "It is <b>damaged</b>." and second.startswith("Something went wrong here")
 
 
 # A visit
@@ -177,7 +205,7 @@ def test_several_photos_get_one_row_each(visitor, screenshot):
     visitor.classify.click()
     for number, answer in (0, ANSWER), (2, STRANGER), (3, ANSWER):
         visitor.reads(answer, number)
-    expect(visitor.rows.nth(3)).to_contain_text("a.gif (moving; only its first picture counts)")
+    expect(visitor.rows.nth(3)).to_contain_text("Moving; only its first picture counts.")
     screenshot(visitor)
 
 
@@ -512,90 +540,6 @@ def test_in_a_frame_of_a_site_that_voila_json_allows_all_works(browser, project,
 
 
 # Kernels
-
-
-GONE = "This page has lost its connection to the server."
-
-
-def test_when_the_kernel_is_gone_the_page_says_so_and_offers_to_reload(newcomer, screenshot):
-    visitor = newcomer
-    visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
-    time.sleep(0.5)
-    expect(visitor.page.get_by_role("alert")).to_have_count(0)
-    visitor.page.route(f"**/api/kernels/{visitor.kernel}", lambda route: route.fulfill(status=404))
-    visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
-    expect(visitor.page.get_by_role("alert")).to_contain_text(GONE)
-    screenshot(visitor)
-    visitor.page.get_by_role("button", name="Reload").click()
-    expect(visitor.page.get_by_role("alert")).to_have_count(0)
-    visitor.uploads(file())
-    visitor.reads(ANSWER)
-
-
-def test_a_page_is_not_reloaded_before_its_server_is_back(newcomer):
-    page = newcomer.page
-    address = f"**/api/kernels/{newcomer.kernel}"
-    page.route(address, lambda route: route.fulfill(status=502))  # as a proxy would say
-    for _ in range(2):
-        page.evaluate("window.dispatchEvent(new Event('online'))")
-        time.sleep(0.5)
-    page.get_by_role("button", name="Reload").click()
-    waiting = page.get_by_role("button", name="Waiting for the server")
-    expect(waiting).to_be_disabled()
-    time.sleep(3)
-    expect(waiting).to_be_disabled()
-    page.unroute(address)
-    expect(page.get_by_role("alert")).to_have_count(0)
-    newcomer.uploads(file())
-    newcomer.reads(ANSWER)
-
-
-def test_after_half_a_minute_a_page_can_be_reloaded_without_its_server(newcomer):
-    page = newcomer.page
-    address = f"**/api/kernels/{newcomer.kernel}"
-    page.route(address, lambda route: route.abort())
-    for _ in range(2):
-        page.evaluate("window.dispatchEvent(new Event('online'))")
-        time.sleep(0.5)
-    expect(page.get_by_role("alert")).to_contain_text(GONE)
-    page.route(address, lambda route: None)  # neither an answer nor an error, as in a tunnel
-    page.clock.install()
-    page.get_by_role("button", name="Reload").click()
-    expect(page.get_by_role("button", name="Waiting for the server")).to_be_disabled()
-    page.clock.fast_forward(31_000)
-    page.get_by_role("button", name="Reload anyway").click()
-    expect(page.get_by_role("alert")).to_have_count(0)
-
-
-def test_when_the_server_ends_the_page_says_so(browser, project, tmp_path):
-    folder = shutil.copytree(project, tmp_path / "project")
-    with serve(folder) as url:
-        visitor = Visitor(browser, url)
-    for _ in range(2):  # once could be a lost packet
-        visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
-        time.sleep(0.5)
-    expect(visitor.page.get_by_role("alert")).to_contain_text(GONE)
-    visitor.page.context.close()
-
-
-def test_when_the_kernel_is_killed_and_started_anew_the_page_says_so(browser, project, tmp_path):
-    """The new one knows nothing of this page."""
-    folder = shutil.copytree(project, tmp_path / "project")
-    page = folder / "bears" / "serving" / "page.py"
-    page.write_text(page.read_text().replace("HEARTBEAT = 15", "HEARTBEAT = 1"))
-    with serve(folder) as url:
-        visitor = Visitor(browser, url)
-        visitor.uploads(file())
-        visitor.reads(ANSWER)
-        time.sleep(5)
-        expect(visitor.page.get_by_role("alert")).to_have_count(0)
-        (server,) = [process for process in psutil.process_iter(["cwd", "name", "cmdline"])
-                     if process.info["cwd"] == str(folder) and "voila" in process.info["cmdline"]]  # fmt: skip
-        kernels = [process for process in server.children(recursive=True) if process.name() == "jupyter-kernel"]
-        for kernel in kernels:  # and the one that was preheated for the next visitor
-            kernel.kill()
-        expect(visitor.page.get_by_role("alert")).to_contain_text(GONE, timeout=30_000)
-        visitor.page.context.close()
 
 
 def test_the_kernel_ends_with_its_page(browser, url):

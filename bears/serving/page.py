@@ -1,4 +1,4 @@
-"""What the page has beyond the book's widgets: other ways to hand over a photo, bars, and what the card says.
+"""What the page has beyond the book's widgets: a row for each photo, bars, and what the card says.
 
 Whatever comes from a visitor or from the card is text here, never HTML.
 """
@@ -6,82 +6,124 @@ Whatever comes from a visitor or from the card is text here, never HTML.
 import base64
 import io
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
-from pathlib import Path
 
-import anywidget
 import ipywidgets as widgets
 import traitlets
 from IPython.display import HTML
 from PIL import Image, ImageOps
 
-from bears.classifier import Answer
-from bears.memory import give_memory_back
-from bears.photos import MAX_BYTES, SIDE, check_size, open_photo
+from bears.classifier import Answer, Classifier
+from bears.photos import MAX_BYTES, SIDE, PhotoError, remarks
 from bears.serving import LARGEST_MESSAGE
 
-MOST = 20  # photos at once: each is kept in memory, 6 MB at most, until the next ones come
 LONGEST = 4 * SIDE  # pixels; nothing but a panorama is as long after `open_photo`
 THUMBNAIL = 256  # pixels
 SHOWN = 5  # labels of which one reads without asking for more
-HEARTBEAT = 15  # seconds between two questions to the server whether it is still there
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A file that a visitor handed over."""
+class Row(widgets.HBox):
+    """What the page shows of a file: an `Output` with its thumbnail, its name, a `Label` with what it is, and bars."""
 
-    name: str
-    size: int  # bytes, before the browser made it smaller
-    content: bytes  # nothing, if it is too large to be sent
+    def __init__(self, name: str):
+        self.coming = True  # its content is on its way, as far as one knows
+        self.slow = False  # but nobody is to wait for it
+        self.photo = None  # the picture, while it has no answer
+        self._name = name
+        self._file = widgets.HTML(escape(name))  # a Label would make mathematics of a name with $ in it
+        self._says, self._more = widgets.Label("On its way …"), widgets.HTML()
+        self._file.add_class("file")  # see page.css
+        self._says.add_class("says").add_class("coming")
+        super().__init__([widgets.VBox([self._file, self._says, self._more])], _dom_classes=("answer",))
 
-    def open(self) -> Image.Image:
-        """As `open_photo`, which says what is wrong with it, too; a panorama is made smaller."""
-        check_size(self.size)
-        photo = open_photo(self.content)
-        return photo if max(photo.size) <= LONGEST else ImageOps.contain(photo, (LONGEST, LONGEST))
+    def arrives(self, share: float) -> None:
+        """Say how much of it is here, 0 to 1."""
+        self._says.value = f"On its way … {share:.0%}"
+
+    def is_slow(self) -> None:
+        self.slow, self._says.value = True, "Your device is still reading this file …"
+
+    def show(self, photo: Image.Image) -> None:
+        """Show its thumbnail, and keep it, a panorama made smaller, until there is something to `say`."""
+        self.photo = photo if max(photo.size) <= LONGEST else ImageOps.contain(photo, (LONGEST, LONGEST))
+        out_pl = widgets.Output()
+        out_pl.append_display_data(thumbnail(self.photo, self._name))
+        self.children = [out_pl, *self.children]
+        self._file.value += "".join(f"<br>{escape(remark)}" for remark in remarks(photo))
+        self._settle("")
+
+    def say(self, sentence: str, html: str = "") -> None:
+        """The answer: one sentence, and more below it."""
+        self._settle(sentence)
+        self.photo, self._more.value = None, html
+
+    def warn(self, sentence: str) -> None:
+        """Why there is no answer, or none to be trusted."""
+        self.say(sentence)
+        self._says.add_class("notice")
+
+    def _settle(self, sentence: str) -> None:
+        self.coming = False
+        self._says.remove_class("coming")
+        self._says.value = sentence
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """Whatever goes wrong with this file is said in its row, and stops no other."""
+        try:
+            yield
+        except PhotoError as error:  # says what is wrong with it
+            self.warn(str(error))
+        except Exception:  # a fault of ours: without this, Voilà would show nothing at all
+            traceback.print_exc(file=sys.__stderr__)  # for the server's log, not for the page
+            self.warn("Something went wrong here; the photo is not to blame. Please reload the page.")
 
 
-class Uploads(anywidget.AnyWidget):
-    """Hands over photos that are chosen with a `FileUpload`, dropped onto the page or pasted.
+class Rows(widgets.VBox):
+    """A row for each file of those that were handed over last, and how far the page is with them."""
 
-    Where the visitor's browser runs uploads.js, they are scaled down before they are sent; otherwise they come as the
-    FileUpload sends them. On a phone there is a button for the camera.
-    """
+    ready = traitlets.Bool(False, help="whether there are photos without an answer, and none to wait for")
 
-    _esm = Path(__file__).with_name("uploads.js")
-    accept = traitlets.Unicode().tag(sync=True)
-    side = traitlets.Int(SIDE).tag(sync=True)
-    largest = traitlets.Int(MAX_BYTES).tag(sync=True)
-    most = traitlets.Int(MOST).tag(sync=True)
-    heartbeat = traitlets.Int(HEARTBEAT).tag(sync=True)
+    def __init__(self):
+        self._note = widgets.Label()
+        self._progress = widgets.IntProgress(layout={"visibility": "hidden"})
+        self._answers = widgets.VBox()
+        self._answers.add_class("answers")
+        super().__init__([self._progress, self._note, self._answers])
 
-    def __init__(self, upload: widgets.FileUpload, handler: Callable[[list[Upload], int], None]):
-        """`handler` is called with the files that came together, `MOST` of them at most, and how many there were."""
-        upload.add_class("choose")  # by which uploads.js knows it
-        super().__init__(accept=upload.accept)
-        self._handler, self._arrived = handler, []
-        self.on_msg(self._receive)
-        upload.observe(lambda change: self._plain(upload), "value")
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self._answers.children
 
-    def _receive(self, _, message: dict, buffers: list[memoryview]) -> None:
-        if message.get("event") == "photo" and len(self._arrived) < MOST:
-            content = bytes(buffers[0]) if buffers else b""
-            self._arrived.append(Upload(str(message["name"]), int(message["size"]), content))
-        elif message.get("event") == "ping":
-            self.send({"event": "pong"})
-        elif message.get("event") == "end":
-            arrived, self._arrived = self._arrived, []
-            self._handler(arrived, int(message["count"]))
-            give_memory_back()
+    def begin(self, names: list[str], note: str = "") -> tuple[Row, ...]:
+        """New rows in place of the old ones."""
+        self._answers.children = [Row(name) for name in names]
+        self.note(note)
+        return self.rows
 
-    def _plain(self, upload: widgets.FileUpload) -> None:
-        if files := upload.value:
-            upload.value = ()  # so that the same file can be chosen again
-            self._handler([Upload(file.name, file.size, bytes(file.content)) for file in files[:MOST]], len(files))
-            give_memory_back()
+    def note(self, sentence: str) -> None:
+        """Above all rows."""
+        self._note.value = sentence
+
+    def changed(self) -> None:
+        """One of the rows did."""
+        waited_for = any(row.coming and not row.slow for row in self.rows)
+        self.ready = not waited_for and any(row.photo for row in self.rows)
+
+    def waiting(self) -> Iterator[Row]:
+        """Each row whose photo has no answer yet; meanwhile a bar shows how far it is."""
+        self.ready = False
+        rows = [row for row in self.rows if row.photo]
+        self._progress.max, self._progress.value = len(rows), 0
+        self._progress.layout.visibility = "visible" if len(rows) > 1 else "hidden"
+        for row in rows:
+            yield row
+            self._progress.value += 1
+        self._progress.layout.visibility = "hidden"
 
 
 def complaints() -> list[widgets.HTML]:
@@ -128,6 +170,14 @@ def _shown(labels: list) -> int:
 
 def _folded(summary: str, html: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{html}</details>"
+
+
+def question(classifier: Classifier) -> str:
+    """What the page asks: 'Is it black, grizzly or teddy?'"""
+    asked = f"Is it {listed(classifier.vocab)}?"
+    if classifier.reference is None:  # an export of other origin
+        asked += " (Whatever is on the photo, this classifier names one of these.)"
+    return asked
 
 
 def about(card: dict) -> str:

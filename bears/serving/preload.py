@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from PIL import Image
 
-import bears.serving.page  # noqa: F401
+import bears.serving.uploads  # noqa: F401
 from bears.classifier import Classifier, ExportError
 
 _warm = None

@@ -1,4 +1,4 @@
-// Photos that are chosen, dropped or pasted, made smaller before they are sent; and a word when the server has gone.
+// Photos that are chosen, dropped or pasted, made smaller and sent to the kernel; uploads.py says how the two talk.
 //
 // It needs no place on the page: the button that opens the chooser is ipywidgets' own FileUpload, which works without
 // this script, too, and then sends files as they are.
@@ -29,34 +29,171 @@ export async function smaller(file, side) {
   }
 }
 
+const PIECE = 64 * 1024; // bytes, the first; later ones are as large as arrives in about half a second
+const PIECES = [16 * 1024, 1024 * 1024]; // the smallest and the largest
+const AHEAD = 2; // pieces that are on their way at once: with more, everything else on this page would wait behind them
+const LOST = 10_000; // ms without an answer, after which what was sent counts as lost, and is sent again
+const SLOW = 5_000; // ms to read a file, after which it no longer holds up the others
+
+// Sends lots of files to the kernel. Each file arrives, fails, or is on its way, and none stops another.
+export class Sender {
+  #model;
+  #options;
+  #lot; // the name of the last one, which takes the place of all before
+  #turn = Promise.resolve(); // what is said to the kernel, one thing after the other
+  #answers = [];
+  #wake = () => {};
+
+  constructor(model, options = {}) {
+    this.#model = model;
+    this.#options = { smaller, lost: LOST, slow: SLOW, ...options };
+    model.on("msg:custom", (answer) => {
+      if (answer?.event !== "got" || answer.lot !== this.#lot) return;
+      this.#answers.push(answer);
+      this.#wake();
+    });
+  }
+
+  note(note) {
+    this.#model.send({ event: "note", note });
+  }
+
+  // `count`: how many there were, if these are not all. Done when each file but the slow ones has arrived or failed.
+  async send(files, count = files.length) {
+    const lot = (this.#lot = `${Date.now()} ${Math.random()}`);
+    this.#answers = [];
+    this.#wake(); // whoever still waits for an answer to what was before
+    files = [...files].slice(0, this.#model.get("most"));
+    const about = files.map(({ name, size }) => ({ name: name ?? "", size }));
+    let said = this.#then(() => this.#tell({ event: "lot", lot, count, files: about }));
+    for (const [file, photo] of files.entries()) {
+      if (photo.size === 0 || photo.size > this.#model.get("largest")) continue; // the kernel says so by itself
+      const read = this.#read(photo);
+      const deliver = (content) => this.#then(() => this.#deliver(lot, file, content));
+      const content = await inTime(read, this.#options.slow);
+      if (lot !== this.#lot) return;
+      if (content !== undefined) said = deliver(content);
+      else {
+        this.#model.send({ event: "slow", lot, file });
+        read.then(deliver);
+      }
+      await said;
+    }
+    await said;
+  }
+
+  // What is to be sent of a photo; null, if the browser cannot read it: a folder, or gone, or changed, or in a cloud.
+  async #read(photo) {
+    try {
+      const content = await (await this.#options.smaller(photo, this.#model.get("side"))).arrayBuffer();
+      return content.byteLength ? content : null;
+    } catch {
+      return null;
+    }
+  }
+
+  // A word that fails has no consequence for the next. Why it failed is for the notice that the connection is lost.
+  #then(say) {
+    return (this.#turn = this.#turn.then(say).catch(console.error));
+  }
+
+  async #deliver(lot, file, content) {
+    if (!content) return this.#tell({ event: "failed", lot, file });
+    const of = content.byteLength;
+    let [got, sent, piece] = [0, 0, PIECE];
+    while (got < of && lot === this.#lot) {
+      while (sent < of && sent - got < AHEAD * piece) {
+        const bytes = content.slice(sent, sent + piece);
+        this.#model.send({ event: "piece", lot, file, start: sent, of }, undefined, [bytes]);
+        sent += bytes.byteLength;
+      }
+      const asked = performance.now();
+      const answer = await this.#answer();
+      const took = performance.now() - asked;
+      if (answer && answer.file !== file) continue;
+      if (answer) got = Math.max(got, answer.bytes);
+      if (!answer || answer.gap) sent = got;
+      const fitting = took < 250 ? 2 * piece : took > 1000 ? piece / 2 : piece;
+      piece = Math.min(Math.max(fitting, PIECES[0]), PIECES[1]);
+    }
+  }
+
+  // Something small, until it is answered
+  async #tell(message) {
+    while (message.lot === this.#lot) {
+      this.#model.send(message);
+      if (await this.#answer()) return;
+    }
+  }
+
+  async #answer() {
+    if (!this.#answers.length) await inTime(new Promise((wake) => (this.#wake = wake)), this.#options.lost);
+    return this.#answers.shift();
+  }
+}
+
+// What the promise gives, or nothing if that takes too long
+function inTime(promise, ms) {
+  let timer;
+  const late = new Promise((go) => (timer = setTimeout(go, ms)));
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+const ODDS = /^(\.|thumbs\.db$|desktop\.ini$)/i; // what systems put into folders
+
+// What was dropped: files, those in folders, too, and how many there were. It has to be called before anything is awaited.
+export async function dropped(transfer, most, uncounted) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  const files = [...transfer.files];
+  if (!entries.some((entry) => entry.isDirectory)) return { files, count: files.length };
+  const found = [];
+  let count = 0;
+  for await (const file of photosIn(entries)) {
+    if (count++ < most) found.push(file);
+    if (count > uncounted) break;
+  }
+  return { files: found, count };
+}
+
+async function* photosIn(entries, inFolder = false) {
+  for (const entry of entries.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }))) {
+    if (inFolder && ODDS.test(entry.name)) continue;
+    if (entry.isDirectory) yield* photosIn(await inside(entry), true);
+    else {
+      const file = await new Promise((go, fail) => entry.file(go, fail)).catch(() => unreadable(entry.name));
+      if (!inFolder || !file.type || file.type.startsWith("image/")) yield file;
+    }
+  }
+}
+
+async function inside(folder) {
+  const entries = [];
+  const reader = folder.createReader();
+  for (;;) {
+    const some = await new Promise((go, fail) => reader.readEntries(go, fail)).catch(() => []);
+    if (!some.length) return entries;
+    entries.push(...some); // a hundred at a time
+  }
+}
+
+const unreadable = (name) => ({ name, size: 1, type: "", arrayBuffer: () => Promise.reject(new Error(name)) });
+
 export default {
   render({ model, el }) {
     const listening = new AbortController();
     const listen = (target, type, handler, options = {}) =>
       target.addEventListener(type, handler, { signal: listening.signal, ...options });
 
-    let sent = Promise.resolve();
-    function send(files) {
-      files = [...files]; // the list is the browser's, and emptied soon
-      if (!files.length || document.querySelector(".choose")?.disabled) return;
-      sent = sent.then(() => sendNow(files)); // one lot after the other
-    }
-    async function sendNow(files) {
-      for (const file of files.slice(0, model.get("most"))) {
-        const photo = file.size > model.get("largest") ? null : await smaller(file, model.get("side"));
-        const about = { event: "photo", name: file.name ?? "", size: file.size };
-        if (photo) model.send(about, undefined, [await photo.arrayBuffer()]);
-        else model.send(about); // too large to arrive: its size says enough
-      }
-      model.send({ event: "end", count: files.length });
-    }
+    const sender = new Sender(model);
+    const closed = () => document.querySelector(".choose")?.disabled; // there is no classifier
+    const send = (files, count) => files.length && !closed() && sender.send(files, count);
 
     // Chosen, with the button of the FileUpload, before it opens a chooser itself; on a phone, with the camera, too
     const touch = matchMedia("(pointer: coarse)").matches;
     const picker = (options) => {
       const input = Object.assign(document.createElement("input"), { type: "file", ...options });
       listen(input, "change", () => {
-        send(input.files);
+        send([...input.files]);
         input.value = ""; // so that the same file can be chosen again
       });
       return input;
@@ -74,26 +211,29 @@ export default {
     };
     listen(document, "click", choose, { capture: true });
 
-    // Dropped
+    // Dropped. Of a picture in another page most browsers hand over only the address.
     document.body.dataset.dropping = "Drop photos here";
-    const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+    const carries = (event, ...types) => types.some((type) => event.dataTransfer?.types.includes(type));
     listen(document, "dragover", (event) => {
-      if (!carriesFiles(event)) return;
+      if (!carries(event, "Files", "text/uri-list")) return;
       event.preventDefault();
       document.body.classList.add("dropping");
     });
     listen(document, "dragleave", (event) => {
       if (!event.relatedTarget) document.body.classList.remove("dropping");
     });
-    listen(document, "drop", (event) => {
+    listen(document, "drop", async (event) => {
       document.body.classList.remove("dropping");
-      if (!carriesFiles(event)) return;
+      if (!carries(event, "Files", "text/uri-list") || closed()) return;
       event.preventDefault();
-      send(event.dataTransfer.files);
+      const onlyAddress = !carries(event, "Files");
+      const { files, count } = await dropped(event.dataTransfer, model.get("most"), model.get("uncounted"));
+      if (files.length) send(files, count);
+      else sender.note(onlyAddress ? "address" : "empty");
     });
 
     // Pasted
-    listen(document, "paste", (event) => send(event.clipboardData?.files ?? []));
+    listen(document, "paste", (event) => send([...(event.clipboardData?.files ?? [])]));
 
     const hint = Object.assign(document.createElement("p"), { className: "hint" });
     hint.textContent = "or drop them anywhere on this page, or paste one";
@@ -112,59 +252,9 @@ export default {
     };
     const changes = new MutationObserver(tidy);
     changes.observe(document.body, { childList: true, subtree: true, characterData: true });
-    listening.signal.addEventListener("abort", () => changes.disconnect());
     tidy();
-
-    // Is the server still there? Asked when the page is used or comes back into sight, and now and then
-    const config = JSON.parse(document.getElementById("jupyter-config-data")?.textContent ?? "{}");
-    if (!config.kernelId) return () => listening.abort(); // in JupyterLab, which says so itself
-    const server = (signal) => fetch(`${config.baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store", signal });
-    let failures = 0;
-    let unanswered = 0; // by the kernel, which may have been started anew and know nothing of this page
-    model.on("msg:custom", (message) => {
-      if (message.event === "pong") unanswered = 0;
-    });
-    async function ask() {
-      try {
-        const response = await server();
-        failures = response.ok ? 0 : response.status === 404 ? 2 : failures + 1;
-      } catch {
-        failures += 1;
-      }
-      if (failures >= 2 || unanswered >= 3) say("This page has lost its connection to the server. What is on it stays, but it cannot classify any more.");
-    }
-    function say(sentence) {
-      if (document.querySelector(".gone")) return;
-      const bar = Object.assign(document.createElement("div"), { className: "gone" });
-      const text = Object.assign(document.createElement("span"), { textContent: sentence });
-      const reload = Object.assign(document.createElement("button"), { textContent: "Reload" });
-      reload.onclick = async () => {
-        Object.assign(reload, { disabled: true, textContent: "Waiting for the server …" });
-        // before it is back, an error would take the place of this page and what is on it
-        for (const end = Date.now() + 30_000; Date.now() < end; await new Promise((go) => setTimeout(go, 1000))) {
-          const response = await server(AbortSignal.timeout(10_000)).catch(() => null);
-          if (response && response.status < 500) return location.reload();
-        }
-        Object.assign(reload, { disabled: false, textContent: "Reload anyway", onclick: () => location.reload() });
-      };
-      bar.setAttribute("role", "alert");
-      bar.append(text, reload);
-      document.body.prepend(bar);
-    }
-    const timer = setInterval(() => {
-      ask();
-      unanswered += 1;
-      try {
-        model.send({ event: "ping" });
-      } catch {
-        unanswered = 3; // it was started anew
-      }
-    }, 1000 * model.get("heartbeat"));
-    listen(document, "visibilitychange", () => document.hidden || ask());
-    listen(window, "online", ask);
-    listen(document, "click", (event) => event.target.closest?.(".jupyter-button") && ask(), { capture: true });
     return () => {
-      clearInterval(timer);
+      changes.disconnect();
       listening.abort();
     };
   },

@@ -1,0 +1,111 @@
+// Is the kernel there? What comes from it says so. Only where nothing comes, it is asked, and then the server.
+
+const PATIENCE = 5000; // ms without a word; shorter interruptions are nobody's business
+const IDLE = 15_000; // ms, after which it is asked without any reason
+
+const LOST = "This page has lost its connection to the server.";
+export const SENTENCES = {
+  starting: "Getting ready …",
+  unreachable: "The server cannot be reached. This page goes on trying.",
+  blocked:
+    "The server is there, but something on the way to it seems to block WebSockets, which this page needs, as some " +
+    "companies' proxies do. This page goes on trying; from another network it may work at once.",
+  interrupted: `${LOST} It goes on trying, and what is on it stays.`,
+  ended: `${LOST} What is on it stays, but it cannot classify any more.`,
+};
+
+// Calls `say` with the name of a sentence, or with null when all is well again. `server` asks it for the kernel, over HTTP.
+export function watch(kernel, server, say) {
+  let heard = 0; // when, last
+  let session; // of this kernel; one that was started anew knows nothing of this page
+  let ended = false;
+  let checking = false;
+
+  function end() {
+    ended = true;
+    clearInterval(timer);
+    say("ended");
+    if (!kernel.isDisposed) kernel.dispose(); // or the connection would be tried for ever
+  }
+
+  async function check() {
+    if (checking || ended) return;
+    checking = true;
+    const asked = Date.now();
+    const connected = () => kernel.connectionStatus === "connected";
+    if (connected()) kernel.requestKernelInfo().catch(() => {});
+    const quick = connected() ? null : await ask(); // whether it has ended is known at once
+    if (quick?.status === 404) return end();
+    for (let round = 1; ; round++) {
+      await new Promise((go) => setTimeout(go, PATIENCE));
+      if (ended || (connected() && heard >= asked)) break;
+      const { status, state } = await ask();
+      if (ended || (connected() && heard >= asked)) break;
+      if (status === 404) return end();
+      if (status === 200 && connected()) {
+        if (state !== "busy" && round > 1) reconnect(); // the socket is open, and dead
+        continue;
+      }
+      say(session ? "interrupted" : status === 200 ? "blocked" : "unreachable");
+      if (kernel.connectionStatus === "disconnected" || round % 4 === 0) reconnect(); // given up, or kept waiting
+    }
+    checking = false;
+  }
+
+  const reconnect = () => kernel.reconnect().catch(() => {});
+
+  async function ask() {
+    try {
+      const response = await server(AbortSignal.timeout(PATIENCE));
+      return { status: response.status, state: response.ok ? (await response.json()).execution_state : "" };
+    } catch {
+      return { status: 0 };
+    }
+  }
+
+  kernel.anyMessage.connect((_, { direction, msg }) => {
+    if (direction !== "recv" || ended) return;
+    heard = Date.now();
+    if (msg.header.msg_type === "kernel_info_reply") {
+      session ??= msg.header.session;
+      if (session !== msg.header.session) return end();
+    }
+    say(null);
+  });
+  kernel.statusChanged.connect((_, status) => {
+    if (["restarting", "autorestarting", "dead"].includes(status)) end();
+  });
+  kernel.connectionStatusChanged.connect((_, status) => status === "connected" || check());
+  const timer = setInterval(() => Date.now() - heard > IDLE && check(), IDLE);
+  const back = () => {
+    if (!ended && kernel.connectionStatus !== "connected") reconnect(); // at once, not when its turn comes
+    check();
+  };
+  addEventListener("online", back);
+  document.addEventListener("visibilitychange", () => document.hidden || back());
+  document.addEventListener("click", (event) => event.target.closest?.(".jupyter-button") && check(), { capture: true });
+  check();
+}
+
+// A bar at the top of the page, until it is told to go
+export function notice(server) {
+  const bar = Object.assign(document.createElement("div"), { className: "gone" });
+  const text = document.createElement("span");
+  const reload = Object.assign(document.createElement("button"), { textContent: "Reload" });
+  reload.onclick = async () => {
+    Object.assign(reload, { disabled: true, textContent: "Waiting for the server …" });
+    // before it is back, an error would take the place of this page and what is on it
+    for (const end = Date.now() + 30_000; Date.now() < end; await new Promise((go) => setTimeout(go, 1000))) {
+      const response = await server(AbortSignal.timeout(10_000)).catch(() => null);
+      if (response && response.status < 500) return location.reload();
+    }
+    Object.assign(reload, { disabled: false, textContent: "Reload anyway", onclick: () => location.reload() });
+  };
+  bar.setAttribute("role", "alert");
+  bar.append(text, reload);
+  return (sentence) => {
+    if (!sentence) return bar.remove();
+    if (text.textContent !== sentence) text.textContent = sentence;
+    if (!bar.isConnected) document.body.prepend(bar);
+  };
+}
