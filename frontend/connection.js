@@ -1,7 +1,8 @@
 // Is the kernel there? What comes from it says so. Only where nothing comes, it is asked, and then the server.
 
 const PATIENCE = 5000; // ms without a word; shorter interruptions are nobody's business
-const IDLE = 15_000; // ms, after which it is asked without any reason
+const IDLE = 15_000; // ms without a word, after which it is asked without any other reason
+const RETRY = 10_000; // ms between two new connections: over a bad one, that is how long it may take to be made
 
 const LOST = "This page has lost its connection to the server.";
 export const SENTENCES = {
@@ -16,43 +17,35 @@ export const SENTENCES = {
 
 // Calls `say` with the name of a sentence, or with null when all is well again. `server` asks it for the kernel, over HTTP.
 export function watch(kernel, server, say) {
-  let heard = 0; // when, last
+  let asked = 0; // when it was last doubted,
+  let heard = 0; // and when something came
+  let tried = Date.now(); // when a new connection was last begun
   let session; // of this kernel; one that was started anew knows nothing of this page
   let ended = false;
-  let checking = false;
+  const connected = () => kernel.connectionStatus === "connected";
 
-  function end() {
-    ended = true;
-    clearInterval(timer);
-    say("ended");
-    if (!kernel.isDisposed) kernel.dispose(); // or the connection would be tried for ever
-  }
-
-  async function check() {
-    if (checking || ended) return;
-    checking = true;
-    const asked = Date.now();
-    const connected = () => kernel.connectionStatus === "connected";
+  function check() {
+    if (ended || heard < asked) return; // it is waited for
+    asked = Date.now();
     if (connected()) kernel.requestKernelInfo().catch(() => {});
-    const quick = connected() ? null : await ask(); // whether it has ended is known at once
-    if (quick?.status === 404) return end();
-    for (let round = 1; ; round++) {
-      await new Promise((go) => setTimeout(go, PATIENCE));
-      if (ended || (connected() && heard >= asked)) break;
-      const { status, state } = await ask();
-      if (ended || (connected() && heard >= asked)) break;
-      if (status === 404) return end();
-      if (status === 200 && connected()) {
-        if (state !== "busy" && round > 1) reconnect(); // the socket is open, and dead
-        continue;
-      }
-      say(session ? "interrupted" : status === 200 ? "blocked" : "unreachable");
-      if (kernel.connectionStatus === "disconnected" || round % 4 === 0) reconnect(); // given up, or kept waiting
-    }
-    checking = false;
+    setTimeout(judge, connected() ? PATIENCE : 0, asked);
   }
 
-  const reconnect = () => kernel.reconnect().catch(() => {});
+  async function judge(since) {
+    const answered = () => ended || since !== asked || (connected() && heard >= asked);
+    if (answered()) return;
+    const { status, state } = await ask();
+    if (answered()) return;
+    if (status === 404) return end();
+    const waited = Date.now() - asked;
+    if (connected() && status === 200) {
+      if (state !== "busy" && waited > 2 * PATIENCE) retry(); // it has nothing to do: the connection is open, and dead
+    } else {
+      if (waited > PATIENCE) say(session ? "interrupted" : status === 200 ? "blocked" : "unreachable");
+      if (status === 200) retry();
+    }
+    setTimeout(judge, 1000, since);
+  }
 
   async function ask() {
     try {
@@ -63,9 +56,24 @@ export function watch(kernel, server, say) {
     }
   }
 
+  // JupyterLab's connection waits for up to two minutes before it tries again, and gives up after a few times.
+  function retry() {
+    if (Date.now() - tried < RETRY) return;
+    tried = Date.now();
+    kernel.reconnect().catch(() => {});
+  }
+
+  function end() {
+    ended = true;
+    clearInterval(timer);
+    say("ended");
+    if (!kernel.isDisposed) kernel.dispose(); // or the connection would be tried for ever
+  }
+
   kernel.anyMessage.connect((_, { direction, msg }) => {
     if (direction !== "recv" || ended) return;
     heard = Date.now();
+    tried = 0; // this connection was good: when it breaks, a new one is begun at once
     if (msg.header.msg_type === "kernel_info_reply") {
       session ??= msg.header.session;
       if (session !== msg.header.session) return end();
@@ -76,13 +84,9 @@ export function watch(kernel, server, say) {
     if (["restarting", "autorestarting", "dead"].includes(status)) end();
   });
   kernel.connectionStatusChanged.connect((_, status) => status === "connected" || check());
-  const timer = setInterval(() => Date.now() - heard > IDLE && check(), IDLE);
-  const back = () => {
-    if (!ended && kernel.connectionStatus !== "connected") reconnect(); // at once, not when its turn comes
-    check();
-  };
-  addEventListener("online", back);
-  document.addEventListener("visibilitychange", () => document.hidden || back());
+  const timer = setInterval(() => Date.now() - heard > IDLE && check(), 1000);
+  addEventListener("online", check);
+  document.addEventListener("visibilitychange", () => document.hidden || check());
   document.addEventListener("click", (event) => event.target.closest?.(".jupyter-button") && check(), { capture: true });
   check();
 }

@@ -3,6 +3,7 @@
 The fixtures are there for every test, see conftest.py.
 """
 
+import asyncio
 import contextlib
 import os
 import re
@@ -10,8 +11,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import machine
 import pytest
@@ -89,6 +92,76 @@ def browser():
         needs("a browser: install Chromium, or run: playwright install chromium", found)
         with playwright.chromium.launch(executable_path=path) as browser:
             yield browser
+
+
+class Link:
+    """What lies between a browser and the server at `url`, and may be slow, cut, or closed to WebSockets."""
+
+    rate = None  # bytes a second from the browser to the server; None: no limit
+    cut = False  # connections are broken, and new ones refused
+    held = False  # connections stay, and nothing arrives
+    websockets = True
+
+    def __init__(self, url: str):
+        self._target = urlsplit(url)
+        self._writers, self._listens = set(), threading.Event()
+
+    def __enter__(self) -> "Link":
+        self._thread = threading.Thread(target=asyncio.run, args=(self._run(),))
+        self._thread.start()
+        assert self._listens.wait(10)
+        return self
+
+    def __exit__(self, *_):
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    async def _run(self):
+        self._loop, self._end, self._turn = asyncio.get_running_loop(), asyncio.Event(), asyncio.Lock()
+        async with await asyncio.start_server(self._connect, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            self.url = urlunsplit(self._target._replace(netloc=f"127.0.0.1:{port}"))
+            self._listens.set()
+            await self._end.wait()
+            self._abort()
+            await asyncio.sleep(0.1)  # for those that read, to notice
+
+    def _abort(self):
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def breaks(self):
+        self.cut = True
+        self._loop.call_soon_threadsafe(self._abort)
+
+    def mends(self):
+        self.cut = False
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        self._writers.add(writer)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            if self.cut:
+                return writer.transport.abort()
+            if not self.websockets and b"upgrade: websocket" in head.lower():
+                writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                return writer.close()
+            there, upstream = await asyncio.open_connection(self._target.hostname, self._target.port)
+            self._writers.add(upstream)
+            upstream.write(head)
+            await asyncio.gather(self._pump(reader, upstream, True), self._pump(there, writer, False))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to_server: bool):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(16_384):
+                if to_server and self.rate:
+                    async with self._turn:
+                        await asyncio.sleep(len(data) / self.rate)
+                while self.held:
+                    await asyncio.sleep(0.05)
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 def file(content: bytes | None = None, name="bear.jpg", type="image/jpeg") -> dict:

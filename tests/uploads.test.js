@@ -40,7 +40,7 @@ class Model {
 const file = (name, content) => new File([content], name);
 const unreadable = (name) => ({ name, size: 9, arrayBuffer: () => Promise.reject(new Error("NotReadableError")) });
 const asItIs = async (photo) => photo;
-const sender = (model, options) => new Sender(model, { smaller: asItIs, lost: 30, slow: 30, ...options });
+const sender = (model, options) => new Sender(model, { smaller: asItIs, lost: 300, slow: 300, ...options });
 
 test("each file of a lot arrives, after its name and size", async () => {
   const model = new Model();
@@ -126,10 +126,13 @@ test("a lot takes the place of the one before, of which nothing more is sent", a
   const model = new Model();
   model.state.largest = 10 ** 6;
   const sending = sender(model, { lost: 10_000 });
-  const first = sending.send([file("long", long), file("never", "never")]);
-  await new Promise((go) => setTimeout(go, 5));
-  const second = sending.send([file("next", "next")]);
-  await Promise.all([first, second]);
+  let second;
+  model.lose = ({ event }) => {
+    if (event === "piece") second ??= sending.send([file("next", "next")]);
+    return false;
+  };
+  await sending.send([file("long", long), file("never", "never")]);
+  await second;
   assert.equal(model.lots.length, 2);
   assert.deepEqual(model.lots[1], ["next"]);
   assert.equal(model.lots[0][1], "");
@@ -138,11 +141,11 @@ test("a lot takes the place of the one before, of which nothing more is sent", a
 test("a file that takes long to read does not hold up the others, and arrives in the end", async () => {
   const model = new Model();
   const content = new TextEncoder().encode("late").buffer;
-  const slow = { name: "cloud", size: 4, arrayBuffer: () => new Promise((go) => setTimeout(go, 90, content)) };
+  const slow = { name: "cloud", size: 4, arrayBuffer: () => new Promise((go) => setTimeout(go, 600, content)) };
   await sender(model).send([slow, file("b", "two")]);
   assert.deepEqual(model.lots, [["", "two"]]);
   assert.deepEqual(model.said, ["lot", "slow0", "piece1"]);
-  await new Promise((go) => setTimeout(go, 120));
+  await new Promise((go) => setTimeout(go, 900));
   assert.deepEqual(model.lots, [["late", "two"]]);
 });
 

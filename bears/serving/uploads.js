@@ -108,7 +108,7 @@ export class Sender {
         sent += bytes.byteLength;
       }
       const asked = performance.now();
-      const answer = await this.#answer();
+      const answer = await this.#answer(lot);
       const took = performance.now() - asked;
       if (answer && answer.file !== file) continue;
       if (answer) got = Math.max(got, answer.bytes);
@@ -122,13 +122,15 @@ export class Sender {
   async #tell(message) {
     while (message.lot === this.#lot) {
       this.#model.send(message);
-      if (await this.#answer()) return;
+      if (await this.#answer(message.lot)) return;
     }
   }
 
-  async #answer() {
-    if (!this.#answers.length) await inTime(new Promise((wake) => (this.#wake = wake)), this.#options.lost);
-    return this.#answers.shift();
+  // The next one; nothing, if it takes too long, or another lot has taken the place of this one
+  async #answer(lot) {
+    const wait = () => inTime(new Promise((wake) => (this.#wake = wake)), this.#options.lost);
+    if (lot === this.#lot && !this.#answers.length) await wait();
+    return lot === this.#lot ? this.#answers.shift() : undefined;
   }
 }
 
