@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -228,6 +229,10 @@ class Visitor:
 
     def screenshot(self, path: Path):
         self.page.screenshot(path=path)
+
+    def loses_its_kernel(self):
+        urllib.request.urlopen(f"{self.page.url}voila/api/shutdown/{self.kernel}", data=b"")
+        self.page.evaluate("window.dispatchEvent(new Event('online'))")  # it looks at once
 
     def leaves(self):
         self.page.context.close()

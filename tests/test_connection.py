@@ -5,7 +5,6 @@ import time
 
 import psutil
 import pytest
-import requests
 from browsing import ANSWER, Link, Visitor, file, serve
 from playwright.sync_api import expect
 
@@ -94,10 +93,9 @@ def test_where_websockets_are_blocked_the_page_says_so_and_goes_on_trying(browse
     page.close()
 
 
-def test_when_the_kernel_has_ended_the_page_says_so_and_offers_to_reload(newcomer, url, screenshot):
+def test_when_the_kernel_has_ended_the_page_says_so_and_offers_to_reload(newcomer, screenshot):
     visitor = newcomer
-    requests.post(f"{url}voila/api/shutdown/{visitor.kernel}", timeout=60)
-    visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
+    visitor.loses_its_kernel()
     expect(visitor.page.get_by_role("alert")).to_contain_text(ENDED)
     screenshot(visitor)
     visitor.page.get_by_role("button", name="Reload").click()

@@ -37,6 +37,7 @@ def states(visitor):
     yield "empty"
     name = "a circle with a name that is longer than its way around " * 3
     visitor.chooses(file(), file(encode(draw_shape("circle", 1, 480), "PNG"), name, "image/png"), file(b"no photo"))
+    expect(visitor.classify).to_be_enabled()
     yield "chosen"
     visitor.classify.click()
     visitor.reads(ANSWER, 0)
@@ -46,8 +47,7 @@ def states(visitor):
     visitor.page.locator("summary").click()
     visitor.page.locator("details").scroll_into_view_if_needed()
     yield "about"
-    visitor.page.route("**/api/kernels/*", lambda route: route.fulfill(status=404))
-    visitor.page.evaluate("window.dispatchEvent(new Event('online'))")
+    visitor.loses_its_kernel()
     expect(visitor.page.get_by_role("alert")).to_be_visible()
     yield "gone"
 
