@@ -10,7 +10,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+
+from bears import containers
+from bears.colours import eight_bits, to_srgb
 
 # iPhones' HEIC, the one decoder that Pillow lacks, is an extra, `heic`: its binaries are under other licences than all
 # else (see the README). What else may be in such a file is not looked at: the less of a stranger's bytes is parsed, the
@@ -50,38 +53,137 @@ class PhotoError(Exception):
     """Why a photo cannot be used: one sentence or two, written for the person who chose it."""
 
 
-def open_photo(source: bytes | memoryview | str | os.PathLike | Image.Image, side: int = SIDE) -> Image.Image:
+def open_photo(source, side: int = SIDE) -> Image.Image:
     """Open a photo as an upright RGB picture; transparent parts turn white, of an animation the first frame counts.
 
-    `source` is the content of a file, the path of one, or a Pillow image, which is left as it is. A picture much
-    larger than needed comes back at an integer fraction of its size, its shorter side at least `side` pixels: JPEG is
-    decoded at that scale, everything else averaged down to it. If there was more than one frame, its `info` has
-    "animated".
+    `source` is the content of a file, the path of one, a file opened for reading bytes, a Pillow image, which is left
+    as it is, or an array of uint8, shape (height, width, 3), of NumPy or torch. A picture much larger than needed comes
+    back at an integer fraction of its size, its shorter side at least `side` pixels: JPEG is decoded at that scale,
+    everything else averaged down to it. Colours are those of the file's profile, in sRGB. Of an incomplete file what is
+    there comes back, if it is half of it. The picture's `info` has what should be known of it: see `remarks`.
 
-    Raises `PhotoError` for whatever is not a usable picture, and nothing else.
+    Raises `PhotoError` for whatever is not a usable picture, `TypeError` for what is none of these sources, and nothing
+    else.
     """
     stream = None
     try:
-        if isinstance(source, Image.Image):
-            return _upright_rgb(source.copy(), side)
+        if (picture := _in_memory(source)) is not None:
+            return _upright_rgb(picture, side)
         stream = _stream(source)
-        with Image.open(stream, formats=FORMATS) as image:
-            _check_pixels(image.width * image.height, image.format)
-            animated = _is_animated(image)
-            image.draft("RGB", (side, side))  # only the JPEG decoder listens; Pillow picks 1, 1/2, 1/4 or 1/8
-            picture = _upright_rgb(image, side)
-            picture.info = {"animated": True} if animated else {}
-            return picture
-    except PhotoError:
-        raise
+        return _decoded(stream.getvalue(), side)
+    except (PhotoError, TypeError) as error:
+        if isinstance(error, PhotoError) or stream is None:
+            raise
+        raise PhotoError(DAMAGED) from error  # a decoder's
     except Image.DecompressionBombError:  # twice as many as Pillow warns of, and too many for any format
         _check_pixels(2 * Image.MAX_IMAGE_PIXELS, "JPEG")
     except UnidentifiedImageError:
+        if stream and containers.is_raw(stream.getvalue()):
+            raise PhotoError(NO_RAW) from None
         if not HEIC and stream and _is_heic(stream):
             raise PhotoError("HEIC photos cannot be read here. Please choose this one as a JPEG.") from None
         raise PhotoError(f"This file is not a picture I can read. Please choose {READABLE} photo.") from None
     except Exception as error:  # a decoder fed hostile bytes may raise anything: struct.error, SyntaxError, MemoryError
-        raise PhotoError("This picture is damaged or incomplete. Please choose another copy of it.") from error
+        raise PhotoError(DAMAGED) from error
+
+
+DAMAGED = "This picture is damaged or incomplete. Please choose another copy of it."
+NO_RAW = (
+    "This is a camera's RAW file, with no large preview in it. Please export it as a JPEG, on your computer or in the "
+    "camera, and choose that."
+)
+MIN_PREVIEW = 256  # pixels; below that a RAW file's preview is a thumbnail for a list
+SOURCES = (
+    "A photo is the bytes of a file, a path, a file opened for reading bytes, a Pillow image, or an array of uint8 with "
+    "the shape (height, width, 3)"
+)
+
+
+def _in_memory(source) -> Image.Image | None:
+    """The picture that `source` is already; None for a file."""
+    if isinstance(source, Image.Image):
+        return source.copy()
+    if isinstance(source, (bytes, bytearray, memoryview, str, os.PathLike)) or hasattr(source, "read"):
+        return None
+    try:
+        array = np.asarray(source) if hasattr(source, "__array__") else None
+    except Exception:  # a tensor on a GPU
+        array = None
+    if array is None or array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        given = f"an array of {array.dtype}, {array.shape}" if array is not None else type(source).__name__
+        raise TypeError(f"{SOURCES}, and not {given}.")
+    if not array.size:
+        raise PhotoError("This picture has no pixels.")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _decoded(content: bytes, side: int) -> Image.Image:
+    known, tiff = {}, None  # facts for `info`
+    if content.startswith(containers.PNG):
+        content, cicp = containers.plain_png(content)
+        known["cicp"] = cicp
+    if content[:4] in (b"II*\0", b"MM\0*"):
+        tiff = containers.Tiff(content)
+        if tiff.is_raw:
+            return _preview(tiff, side)
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        _check_pixels(image.width * image.height, image.format)
+        facts = {"animated": True} if _is_animated(image) else {}
+        if tiff and tiff.several:
+            facts["pages"] = True
+        image.info.update(known)
+        image.draft("RGB", (side, side))  # only the JPEG decoder listens; Pillow picks 1, 1/2, 1/4 or 1/8
+        _check_sides(image)
+        missing = 0  # rows
+        try:
+            image.load()
+        except OSError:
+            image, missing = _rest(image, content, side)
+        return _upright_rgb(image, side, missing, facts)
+
+
+def _rest(image: Image.Image, content: bytes, side: int) -> tuple[Image.Image, int]:
+    """What could be decoded of an incomplete file, and how many rows are missing at its end."""
+    if image.format in ("JPEG", "MPO"):
+        # Where the file has an end, libjpeg shows all that it has: of a progressive one a coarse picture, else the rows
+        # that are there, and below them the grey of no light and no colour.
+        image = Image.open(io.BytesIO(content + b"\xff\xd9"), formats=("JPEG",))
+        image.draft("RGB", (side, side))
+        image.load()
+        empty = 128
+        rows = np.asarray(image)
+    elif image.format in ("PNG", "GIF", "BMP") and image.im is not None:
+        image.tile = []  # or it would be tried again
+        empty = 0
+        # RGB has a fourth byte in memory, which the decoders set
+        rows = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8) if image.mode == "RGB" else np.asarray(image)
+    else:
+        raise PhotoError(DAMAGED)
+    there = np.flatnonzero((rows.reshape(image.height, -1) != empty).any(axis=1))
+    if not len(there):
+        raise PhotoError(DAMAGED)
+    missing = image.height - 1 - there[-1]
+    if 2 * missing > image.height:
+        raise PhotoError("More than half of this picture is missing. Please choose another copy of it.")
+    return image, int(missing)
+
+
+def _preview(tiff: containers.Tiff, side: int) -> Image.Image:
+    """The largest picture that a camera put into its RAW file; what the sensor saw is not developed here."""
+    for content in tiff.previews():
+        try:
+            with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+                _check_pixels(image.width * image.height, image.format)
+                large = min(image.size) >= MIN_PREVIEW
+                if large:
+                    image.draft("RGB", (side, side))
+                    image.load()
+                    if _orientation(image) == 1 and tiff.orientation in TURNED:
+                        image = image.transpose(TURNED[tiff.orientation])
+                    return _upright_rgb(image, side, facts={"preview": True})
+        except Exception:  # lossless JPEG, which is the sensor's; or none
+            continue
+    raise PhotoError(NO_RAW)
 
 
 def _stream(source) -> io.BytesIO:
@@ -92,8 +194,13 @@ def _stream(source) -> io.BytesIO:
             content = Path(source).read_bytes() if size <= MAX_BYTES else None
         except OSError as error:
             raise PhotoError(f"{source} cannot be read: {error.strerror}.") from error
+    elif hasattr(source, "read"):
+        content = source.read(MAX_BYTES + 1)
+        if not isinstance(content, bytes):
+            raise TypeError(f"{SOURCES}, and not a file that gives {type(content).__name__}.")
+        size = len(content)
     else:
-        content, size = source, len(source)
+        content, size = source, memoryview(source).nbytes
     check_size(size)
     return io.BytesIO(content)
 
@@ -105,7 +212,14 @@ def _is_heic(stream: io.BytesIO) -> bool:
 
 def remarks(picture: Image.Image) -> list[str]:
     """What a visitor should know of a picture that `open_photo` returned."""
-    return ["Moving; only its first picture counts."] if picture.info.get("animated") else []
+    said = {
+        "incomplete": "This file is incomplete: {}.",
+        "animated": "Moving; only its first picture counts.",
+        "pages": "Of its several pages the first one counts.",
+        "preview": "This is the preview that the camera put into its RAW file.",
+        "transparent": "All of it is transparent; it is shown as if it were not.",
+    }
+    return [sentence.format(picture.info[fact]) for fact, sentence in said.items() if picture.info.get(fact)]
 
 
 def check_size(size: int) -> None:
@@ -129,31 +243,85 @@ def _is_animated(image: Image.Image) -> bool:
         return False
 
 
-def _upright_rgb(image: Image.Image, side: int) -> Image.Image:
-    """`image`, which is changed on the way, as `open_photo` returns it."""
+def _check_sides(image: Image.Image) -> None:
     if min(image.size) < MIN_SIDE:
         raise PhotoError(f"This picture is only {image.width} × {image.height} pixels. Please choose a larger one.")
     if max(image.size) > MAX_RATIO * min(image.size):
         raise PhotoError(f"This picture is more than {MAX_RATIO} times as long as wide. Please choose another one.")
-    image.load()
+
+
+# What to do to a picture of that orientation (CIPA DC-008, tag 0x0112)
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+LAST_ROW = {3: "upper", 4: "upper", 5: "right", 6: "left", 7: "left", 8: "right"}  # where it is then; else it is lower
+
+
+def orientation(content: bytes) -> int:
+    """1 to 8, by which `open_photo` turns the content of a file upright; 1 is upright already."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    """By Exif, as browsers do (Chromium only in a WebP does not), and not by XMP or a text, as Pillow would, too."""
+    for name in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        image.info.pop(name, None)
     try:
-        ImageOps.exif_transpose(image, in_place=True)
+        found = image.getexif().get(0x0112, 1)
     except Exception:  # the pixels are there, only the metadata is broken: show them as they are
-        pass
-    if image.mode.startswith("I;16"):  # Pillow's own `convert` would clip 16 and 32 bits to white
-        image = Image.fromarray(np.uint8(np.asarray(image) >> 8))
-    if image.mode not in ("I", "F"):
-        image = _converted(image, "RGBA" if image.has_transparency_data else "RGB")
+        return 1
+    return found if found in TURNED else 1
+
+
+def _missing(share: float, side: str) -> str:
+    if share < 0.15:
+        return f"a strip at its {side} edge is missing"
+    part = min({"quarter": 1 / 4, "third": 1 / 3, "half": 1 / 2}.items(), key=lambda item: abs(item[1] - share))[0]
+    return f"its {side} {part} is missing"
+
+
+def _upright_rgb(image: Image.Image, side: int, missing: int = 0, facts: dict | None = None) -> Image.Image:
+    """`image`, which is changed on the way, as `open_photo` returns it; without its last rows, if they are missing."""
+    _check_sides(image)
+    image.load()
+    facts, info, turned = dict(facts or {}), image.info, _orientation(image)
+    if missing:
+        facts["incomplete"] = _missing(missing / image.height, LAST_ROW.get(turned, "lower"))
     factor = min(image.size) // side
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # Pillow's own `convert` would clip them to white
+        tags = getattr(image, "tag_v2", {})
+        image = eight_bits(image, _nodata(tags), tags.get(0x0106) == 0)
+    elif image.mode not in ("L", "RGB", "RGBA", "CMYK"):
+        image = image.convert("RGBA" if image.has_transparency_data else "L" if image.mode == "1" else "RGB")
+    elif image.mode in ("L", "RGB") and image.has_transparency_data:
+        image = image.convert("RGBA")
+    if missing:
+        image = image.crop((0, 0, image.width, image.height - missing))
     if factor > 1:
         image = image.reduce(factor)  # before the copies that are still to come
-    if image.mode in ("I", "F"):  # no format says where their black and white lie
-        levels = np.asarray(image, float) - image.getextrema()[0]
-        image = Image.fromarray(np.uint8(levels * (255 / max(levels.max(), 1e-9))))
+    if turned in TURNED:
+        image = image.transpose(TURNED[turned])
+    image = to_srgb(image, info)
     if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return _converted(image, "RGB")
+        if image.getextrema()[3] == (0, 0):  # a BMP whose fourth byte means nothing, or nothing to see at all
+            facts["transparent"] = True
+            image = image.convert("RGB")
+        else:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    image.info = facts
+    return image
 
 
-def _converted(image: Image.Image, mode: str) -> Image.Image:
-    return image if image.mode == mode else image.convert(mode)
+def _nodata(tags) -> float | None:
+    try:
+        return float(tags[42113])  # GDAL_NODATA, a text
+    except (KeyError, TypeError, ValueError):
+        return None

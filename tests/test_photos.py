@@ -224,10 +224,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_truncated_file_is_refused(format):
+def test_a_file_of_which_a_quarter_is_there_is_refused(format):
     content = encode(draw_bear(), format)
-    with pytest.raises(PhotoError):
-        open_photo(content[: len(content) // 2])
+    with pytest.raises(PhotoError, match="damaged or incomplete|More than half of this picture is missing"):
+        open_photo(content[: len(content) // 4])
 
 
 NOT_PICTURES = {

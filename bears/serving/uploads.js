@@ -3,30 +3,75 @@
 // It needs no place on the page: the button that opens the chooser is ipywidgets' own FileUpload, which works without
 // this script, too, and then sends files as they are.
 
-// A photo as it is to be sent. Small ones, animations, and what this browser cannot read (HEIC, mostly) go as they are.
+// A photo as it is to be sent. Small ones, what this browser cannot read (HEIC, mostly, and what is damaged, of which the
+// kernel says what is missing), and what it would show in another way than the kernel go as they are.
 export async function smaller(file, side) {
   try {
-    const head = new Uint8Array(await file.slice(0, 4096).arrayBuffer());
-    const text = new TextDecoder("latin1").decode(head);
-    const animated = text.startsWith("GIF8") || text.includes("ANIM") || text.includes("acTL") || text.includes("avis");
-    if (animated || file.size < 300_000) return file;
-    const picture = await createImageBitmap(file); // upright, after its EXIF data
+    if (file.size < 300_000 || (await asItIs(file))) return file;
+    const picture = await createImageBitmap(file); // upright, after its EXIF data, and in sRGB
     const scale = side / Math.min(picture.width, picture.height);
     if (scale >= 1) return file;
     const canvas = document.createElement("canvas");
     canvas.width = Math.round(picture.width * scale);
     canvas.height = Math.round(picture.height * scale);
     const context = canvas.getContext("2d");
-    context.fillStyle = "white"; // what is transparent turns white, as on the server
-    context.fillRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingQuality = "high";
     context.drawImage(picture, 0, 0, canvas.width, canvas.height);
     picture.close();
+    const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+    if (!data.some((value, index) => index % 4 === 3 && value)) return file; // all of it is transparent
+    context.globalCompositeOperation = "destination-over";
+    context.fillStyle = "white"; // what is transparent turns white, as in the kernel
+    context.fillRect(0, 0, canvas.width, canvas.height);
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
     return blob && blob.size < file.size ? blob : file;
   } catch {
-    return file; // the server will say what is wrong with it
+    return file; // the kernel will say what is wrong with it
   }
+}
+
+// Animations, of which the kernel says that they move; grey of more than 8 bits, of which browsers show the highest 8;
+// and a WebP that Exif turns, which Chromium shows lying. By the structure of each format, not by words in it.
+async function asItIs(file) {
+  const bytes = new DataView(await file.slice(0, 65_536).arrayBuffer());
+  const text = (at, length = 4) => String.fromCharCode(...new Uint8Array(bytes.buffer.slice(at, at + length)));
+  if (text(0, 4) === "GIF8") return true;
+  if (text(4) === "ftyp") {
+    // ISO 14496-12: a brand, a version, and more brands, to the end of the box
+    const end = Math.min(bytes.getUint32(0), bytes.byteLength - 3);
+    for (let at = 8; at < end; at += at === 8 ? 8 : 4) if (text(at) === "avis") return true;
+  }
+  if (text(0, 8) === "\x89PNG\r\n\x1a\n") {
+    if (bytes.getUint8(24) === 16 && [0, 4].includes(bytes.getUint8(25))) return true;
+    for (let at = 8; at + 8 <= bytes.byteLength && text(at + 4) !== "IDAT"; at += 12 + bytes.getUint32(at))
+      if (text(at + 4) === "acTL") return true;
+  }
+  if (text(0) === "RIFF" && text(8) === "WEBP" && text(12) === "VP8X") {
+    const flags = bytes.getUint8(20);
+    if (flags & 0x02) return true; // moving
+    if (flags & 0x08) return (await turnedByExif(file)) !== 1;
+  }
+  return false;
+}
+
+async function turnedByExif(file) {
+  for (let at = 12; at + 8 <= file.size; ) {
+    const head = await file.slice(at, at + 8).arrayBuffer();
+    const length = new DataView(head).getUint32(4, true);
+    if (new TextDecoder("latin1").decode(head.slice(0, 4)) === "EXIF") {
+      let exif = new DataView(await file.slice(at + 8, at + 8 + length).arrayBuffer());
+      if (exif.getUint32(0) === 0x45786966) exif = new DataView(exif.buffer, 6); // "Exif", which some write before it
+      const little = exif.getUint16(0) === 0x4949;
+      const directory = exif.getUint32(4, little);
+      for (let entry = exif.getUint16(directory, little); entry-- > 0; ) {
+        const tag = directory + 2 + 12 * entry;
+        if (exif.getUint16(tag, little) === 0x0112) return exif.getUint16(tag + 8, little);
+      }
+      return 1;
+    }
+    at += 8 + length + (length % 2);
+  }
+  return 1;
 }
 
 const PIECE = 64 * 1024; // bytes, the first; later ones are as large as arrives in about half a second

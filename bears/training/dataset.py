@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from bears.files import write_whole
-from bears.photos import FORMATS, PhotoError, open_photo
+from bears.photos import PhotoError, open_photo, orientation
 from bears.training import TrainingError
 
 MIN_PHOTOS = 10  # of each label; with fewer, the parts set aside say nothing
@@ -97,26 +97,21 @@ def _look_at(file: Path) -> dict:
         return seen | {"why": f"It cannot be read: {error.strerror}."}
     if min(picture.size) < MIN_SIDE:
         return seen | {"why": f"It is only {picture.width} × {picture.height} pixels."}
-    turned = _orientation(content)
+    turned = orientation(content)
+    why = [f"It is turned upright (EXIF orientation {turned})."] if turned != 1 else []
+    if incomplete := picture.info.get("incomplete"):
+        why.append(f"This file is incomplete: {incomplete}.")
     return seen | {
         "sha256": hashlib.sha256(content).hexdigest(),
         "phash": _bits(picture),
         "mirrored": _bits(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
-        "why": f"It is turned upright (EXIF orientation {turned})." if turned in range(2, 9) else "",
+        "why": " ".join(why),
         "left_out": False,
     }
 
 
 def _bits(picture: Image.Image) -> int:
     return int(str(imagehash.phash(picture)), 16)
-
-
-def _orientation(content: bytes) -> int:
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        try:
-            return image.getexif().get(0x0112, 1)
-        except Exception:  # broken metadata; the pixels were fine
-            return 1
 
 
 def _why(photos: pd.DataFrame, why: str) -> pd.DataFrame:
