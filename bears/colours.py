@@ -14,7 +14,7 @@ PRIMARIES = {
     9: (*D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
     12: (*D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
 }
-SRGB_TRANSFER = 13
+SRGB_TRANSFER = b"\x0d"
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
@@ -24,17 +24,17 @@ def to_srgb(image: Image.Image, info: dict) -> Image.Image:
     A profile that is broken or meant for other pixels is ignored. Of several statements in a PNG the same one counts as
     in Chromium: cICP, iCCP, sRGB, and then gAMA, with cHRM if that is there, too.
     """
-    if profile := info.get("icc_profile"):
-        return _by_profile(image, profile)
-    if image.mode not in ("RGB", "RGBA") or "srgb" in info and "cicp" not in info:
-        return image
-    cicp, gamma, chromaticity = info.get("cicp", b""), info.get("gamma"), info.get("chromaticity")
+    cicp, gamma, chromaticity = info.get("cicp"), info.get("gamma"), info.get("chromaticity")
     shades = np.linspace(0, 1, 256)
-    if len(cicp) == 4:
-        if cicp[1] != SRGB_TRANSFER or cicp[0] not in PRIMARIES or cicp[0] == 1:
+    if cicp and image.mode in ("RGB", "RGBA"):
+        if cicp[1:2] != SRGB_TRANSFER or cicp[0] not in PRIMARIES:
             return image
         return _by_primaries(image, _linear(shades), PRIMARIES[cicp[0]])
-    if not gamma or (chromaticity is None and abs(gamma - 1 / 2.2) < 0.01):
+    if profile := info.get("icc_profile"):
+        return _by_profile(image, profile)
+    if not gamma or "srgb" in info or image.mode not in ("RGB", "RGBA"):
+        return image
+    if chromaticity is None and abs(gamma - 1 / 2.2) < 0.01:
         return image
     try:
         return _by_primaries(image, shades ** (1 / gamma), chromaticity or PRIMARIES[1])

@@ -94,8 +94,8 @@ NO_RAW = (
 )
 MIN_PREVIEW = 256  # pixels; below that a RAW file's preview is a thumbnail for a list
 SOURCES = (
-    "A photo is the bytes of a file, a path, a file opened for reading bytes, a Pillow image, or an array of uint8 with "
-    "the shape (height, width, 3)"
+    "A photo is the bytes of a file, a path, a file opened for reading bytes, a Pillow image, or an array of uint8 of "
+    "shape (height, width, 3)"
 )
 
 
@@ -120,8 +120,7 @@ def _in_memory(source) -> Image.Image | None:
 def _decoded(content: bytes, side: int) -> Image.Image:
     known, tiff = {}, None  # facts for `info`
     if content.startswith(containers.PNG):
-        content, cicp = containers.plain_png(content)
-        known["cicp"] = cicp
+        content, known["cicp"] = containers.plain_png(content)
     if content[:4] in (b"II*\0", b"MM\0*"):
         tiff = containers.Tiff(content)
         if tiff.is_raw:
