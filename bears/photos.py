@@ -142,29 +142,47 @@ def _decoded(content: bytes, side: int) -> Image.Image:
 
 
 def _rest(image: Image.Image, content: bytes, side: int) -> tuple[Image.Image, int]:
-    """What could be decoded of an incomplete file, and how many rows are missing at its end."""
+    """What there is of an incomplete file, and how many rows are missing at its end; if < 0, at its beginning."""
     if image.format in ("JPEG", "MPO"):
         # Where the file has an end, libjpeg shows all that it has: of a progressive one a coarse picture, else the rows
         # that are there, and below them the grey of no light and no colour.
         image = Image.open(io.BytesIO(content + b"\xff\xd9"), formats=("JPEG",))
         image.draft("RGB", (side, side))
         image.load()
-        empty = 128
-        rows = np.asarray(image)
+        written = np.asarray(image).reshape(image.height, image.width, -1).max(2) != 128
     elif image.format in ("PNG", "GIF", "BMP") and image.im is not None:
+        interlaced = image.info.get("interlace") or (image.format == "GIF" and image.tile[0].args[1])
         image.tile = []  # or it would be tried again
-        empty = 0
-        # RGB has a fourth byte in memory, which the decoders set
-        rows = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8) if image.mode == "RGB" else np.asarray(image)
+        # RGB has a fourth byte in memory, which the decoders set; in other modes black counts as not written
+        rgbx = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8) if image.mode == "RGB" else np.asarray(image)
+        written = rgbx.reshape(image.height, image.width, -1)[..., -1] != 0
+        if interlaced:
+            return _coarse(image, written), 0
     else:
         raise PhotoError(DAMAGED)
-    there = np.flatnonzero((rows.reshape(image.height, -1) != empty).any(axis=1))
+    there = np.flatnonzero(written.any(axis=1))
     if not len(there):
         raise PhotoError(DAMAGED)
-    missing = image.height - 1 - there[-1]
-    if 2 * missing > image.height:
+    above, below = int(there[0]), image.height - 1 - int(there[-1])
+    missing = -above if image.format == "BMP" else below  # which begins with its last row
+    if 2 * abs(missing) > image.height:
         raise PhotoError("More than half of this picture is missing. Please choose another copy of it.")
-    return image, int(missing)
+    return image, missing
+
+
+def _coarse(image: Image.Image, written: np.ndarray) -> Image.Image:
+    """An interlaced picture, if at least every second row of it, and of a PNG every second column, is there."""
+    for step in (1, 2):
+        across = step if image.format == "PNG" else 1
+        kept = written[::step, ::across]
+        if (kept if across > 1 else kept.any(axis=1)).all():
+            pixels = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))[::step, ::across]
+            pixels = pixels.repeat(step, axis=0).repeat(across, axis=1)[: image.height, : image.width]
+            picture = Image.fromarray(np.ascontiguousarray(pixels))
+            picture.info = {name: value for name, value in image.info.items() if name != "transparency"}
+            picture.info["coarse"] = step > 1
+            return picture
+    raise PhotoError(DAMAGED)
 
 
 def _preview(tiff: containers.Tiff, side: int) -> Image.Image:
@@ -260,6 +278,7 @@ TURNED = {
     8: Image.Transpose.ROTATE_90,
 }
 LAST_ROW = {3: "upper", 4: "upper", 5: "right", 6: "left", 7: "left", 8: "right"}  # where it is then; else it is lower
+FIRST_ROW = {3: "lower", 4: "lower", 5: "left", 6: "right", 7: "right", 8: "left"}
 
 
 def orientation(content: bytes) -> int:
@@ -287,12 +306,15 @@ def _missing(share: float, side: str) -> str:
 
 
 def _upright_rgb(image: Image.Image, side: int, missing: int = 0, facts: dict | None = None) -> Image.Image:
-    """`image`, which is changed on the way, as `open_photo` returns it; without its last rows, if they are missing."""
+    """`image`, which is changed on the way, as `open_photo` returns it; without the rows that are missing."""
     _check_sides(image)
     image.load()
     facts, info, turned = dict(facts or {}), image.info, _orientation(image)
+    if info.get("coarse"):
+        facts["incomplete"] = "its finer details are missing"
     if missing:
-        facts["incomplete"] = _missing(missing / image.height, LAST_ROW.get(turned, "lower"))
+        lost = LAST_ROW.get(turned, "lower") if missing > 0 else FIRST_ROW.get(turned, "upper")
+        facts["incomplete"] = _missing(abs(missing) / image.height, lost)
     factor = min(image.size) // side
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # Pillow's own `convert` would clip them to white
         tags = getattr(image, "tag_v2", {})
@@ -302,7 +324,7 @@ def _upright_rgb(image: Image.Image, side: int, missing: int = 0, facts: dict | 
     elif image.mode in ("L", "RGB") and image.has_transparency_data:
         image = image.convert("RGBA")
     if missing:
-        image = image.crop((0, 0, image.width, image.height - missing))
+        image = image.crop((0, max(0, -missing), image.width, image.height - max(0, missing)))
     if factor > 1:
         image = image.reduce(factor)  # before the copies that are still to come
     if turned in TURNED:

@@ -4,12 +4,14 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, draw_bear, encode, run_python
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from PIL import Image
 
 from bears import photos
 from bears.classifier import Classifier
-from bears.photos import PhotoError, open_photo
+from bears.photos import PhotoError, open_photo, remarks
 
 CLASSIFIER = Classifier.load(ROOT / "export.pkl")
 FORMATS = ["JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF"]
@@ -226,8 +228,198 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_file_of_which_a_quarter_is_there_is_refused(format):
     content = encode(draw_bear(), format)
-    with pytest.raises(PhotoError, match="damaged or incomplete|More than half of this picture is missing"):
+    with pytest.raises(PhotoError, match="damaged or incomplete|More than half|not a picture"):
         open_photo(content[: len(content) // 4])
+
+
+# Damaged, and yet to be seen
+
+
+def lines(size=(400, 300)) -> Image.Image:
+    """Grain, so that a file's bytes are spread evenly over its rows."""
+    return Image.fromarray(np.random.default_rng(0).integers(60, 200, (size[1], size[0], 3), np.uint8))
+
+
+@pytest.mark.parametrize("cut", [2, 13, 20])
+def test_a_jpeg_without_its_last_bytes_is_answered_without_a_word(cut):
+    content = encode(draw_bear(), "JPEG")
+    picture = open_photo(content[:-cut])
+    assert_looks_like(picture, draw_bear())
+    assert picture.info == {}
+
+
+@pytest.mark.parametrize("format, options", [("JPEG", {}), ("PNG", {}), ("GIF", {"interlace": 0}), ("BMP", {})])
+def test_of_a_file_that_was_cut_off_the_rows_that_are_there_are_shown(format, options):
+    content = encode(lines(), format, **options)
+    picture, whole = open_photo(content[: len(content) * 6 // 10]), open_photo(content)
+    assert 160 <= picture.height <= 200
+    if format == "BMP":  # begins with its last row
+        picture, whole = (image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) for image in (picture, whole))
+    there = picture.height - 16  # the last row of blocks may be a guess
+    assert_looks_like(picture.crop((0, 0, 400, there)), whole.crop((0, 0, 400, there)), tolerance=1)
+    side = "upper" if format == "BMP" else "lower"
+    found = open_photo(content[: len(content) * 6 // 10])
+    assert remarks(found) == [f"This file is incomplete: its {side} third is missing."]
+
+
+def test_of_a_progressive_jpeg_and_an_interlaced_gif_that_were_cut_off_all_is_there():
+    for format, options in ("JPEG", {"progressive": True}), ("GIF", {"interlace": 1}):
+        content = encode(draw_bear(), format, **options)
+        picture = open_photo(content[: len(content) * 6 // 10])
+        assert_looks_like(picture, draw_bear(), tolerance=10)
+        assert picture.info == ({"incomplete": "its finer details are missing"} if format == "GIF" else {})
+
+
+@pytest.mark.parametrize("orientation, side", [(1, "lower"), (3, "upper"), (6, "left"), (8, "right")])
+def test_what_is_missing_is_named_as_one_sees_it(orientation, side):
+    content = encode(lines(), "JPEG", exif=exif(orientation))
+    picture = open_photo(content[: len(content) * 3 // 4])
+    assert picture.info == {"incomplete": f"its {side} quarter is missing"}
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"gAMA"])
+def test_a_png_with_a_wrong_checksum_where_no_pixels_are_is_answered(kind):
+    png = encode(quarters(), "PNG")
+    odd = struct.pack(">I", 4) + kind + b"a\0bc" + b"????"
+    assert_looks_like(open_photo(png[:33] + odd + png[33:]), quarters(), tolerance=1)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_what_is_packed_in_a_png_beside_its_pixels_is_not_unpacked(kind):
+    packed = zlib.compress(bytes(200 * 2**20), 9)
+    head = {b"zTXt": b"a\0\0", b"iTXt": b"XML:com.adobe.xmp\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
+    data = head + packed
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    png = encode(quarters(), "PNG")
+    tracemalloc.start()
+    picture = open_photo(png[:33] + chunk + png[33:])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert_looks_like(picture, quarters(), tolerance=1)
+    assert peak < 8 * 2**20
+
+
+# Colours, brightness and orientation; test_one_answer.py compares them with Chromium's
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_a_sensors_bits_in_sixteen_are_as_bright_as_eight(format, bits):
+    grey = np.asarray(draw_bear().convert("L"), np.uint16)
+    picture = open_photo(encode(Image.fromarray(grey << (bits - 8)), format))
+    assert np.abs(np.asarray(picture)[..., 0].astype(int) - grey).max() <= 2
+
+
+@pytest.mark.parametrize("nothing", [np.nan, np.inf, -np.inf, -9999, -3.4e38, 1e20])
+def test_floating_point_shades_span_the_range_of_what_is_there(nothing):
+    ramp = np.linspace(10, 11, 64 * 48, dtype=np.float32).reshape(48, 64)
+    ramp[:8, :8] = nothing
+    picture = np.asarray(open_photo(encode(Image.fromarray(ramp), "TIFF")))[..., 0]
+    assert 100 < picture[8:].mean() < 155
+    assert (picture[8:].min(), picture[8:].max()) == (picture[8:, 0].min(), 255)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_profile_that_is_none_is_ignored(format):
+    for profile in (b"nonsense", bytes(5 * 2**20), b"\0" * 128):
+        assert_looks_like(open_photo(encode(quarters(), format, icc_profile=profile)), quarters())
+
+
+# Cameras' RAW, and TIFF of several pages
+
+
+def tiff(*directories: dict[int, tuple[int, list[int]]], order="<", inside=(), files=()) -> bytes:
+    """A TIFF of these pages, {tag: (type, values)}. Values of "file 0" are replaced by where that file lies.
+
+    `inside` are directories that the first page points to, with the tag SubIFDs.
+    """
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    body, at = b"", []
+    for file in files:
+        at.append(8 + len(body))
+        body += file + bytes(len(file) % 2)
+    every = [*directories, *inside]
+    places, place = [], 8 + len(body)
+    for directory in every:
+        places.append(place)
+        place += 2 + 12 * (len(directory) + (directory is directories[0] and bool(inside))) + 4
+    for number, directory in enumerate(every):
+        tags = dict(directory)
+        if number == 0 and inside:
+            tags[0x014A] = (4, [places[len(directories)]])
+        body += struct.pack(order + "H", len(tags))
+        for tag, (type, (value,)) in sorted(tags.items()):
+            value = at[value[1]] if isinstance(value, tuple) else value
+            packed = struct.pack(order + ("H2x" if type == 3 else "I"), value)
+            body += struct.pack(order + "HHI", tag, type, 1) + packed
+        body += struct.pack(order + "I", places[number + 1] if number + 1 < len(directories) else 0)
+    return mark + struct.pack(order + "I", places[0]) + body
+
+
+def preview(file: bytes, number=0) -> dict:
+    return {0x0103: (3, [6]), 0x0201: (4, [("file", number)]), 0x0202: (4, [len(file)])}
+
+
+SENSOR = {0x0106: (3, [32803]), 0x0100: (4, [64]), 0x0101: (4, [48]), 0x0103: (3, [7])}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_of_a_cameras_raw_the_largest_preview_is_shown_and_it_says_so(order):
+    small, large = encode(quarters(160, 120), "JPEG"), encode(quarters(800, 600), "JPEG")
+    first = preview(small) | {0x0112: (3, [1])}
+    raw = tiff(first, preview(large, 1), order=order, inside=[SENSOR], files=[small, large])
+    picture = open_photo(raw)
+    assert_looks_like(picture, quarters(800, 600))
+    assert remarks(picture) == ["This is the preview that the camera put into its RAW file."]
+
+
+def test_a_raws_preview_is_turned_as_the_camera_was():
+    turned = Image.fromarray(np.ascontiguousarray(STORED[6](np.asarray(quarters(800, 600)))))
+    file = encode(turned, "JPEG")
+    picture = open_photo(tiff({0x0112: (3, [6])} | preview(file), inside=[SENSOR], files=[file]))
+    assert_looks_like(picture, quarters(800, 600))
+
+
+def test_a_raw_with_nothing_but_a_thumbnail_is_refused_with_advice():
+    small = encode(quarters(160, 120), "JPEG")
+    for raw in (
+        tiff(preview(small), inside=[SENSOR], files=[small]),
+        tiff(SENSOR),
+        b"\0\0\0\x18ftypcrx \0\0\0\1" + bytes(100),
+        b"FUJIFILMCCD-RAW 0201" + bytes(100),
+    ):
+        with pytest.raises(PhotoError, match="RAW file.*export it as a JPEG"):
+            open_photo(raw)
+
+
+def test_of_a_tiff_of_several_pages_the_first_counts_and_it_says_so():
+    pages = encode(quarters(), "TIFF", save_all=True, append_images=[Image.new("RGB", (64, 48))])
+    picture = open_photo(pages)
+    assert_looks_like(picture, quarters())
+    assert remarks(picture) == ["Of its several pages the first one counts."]
+    assert open_photo(encode(quarters(), "TIFF")).info == {}
+
+
+# What it takes
+
+
+def test_arrays_tensors_and_open_files_are_taken(tmp_path):
+    pixels = np.asarray(draw_bear())
+    path = tmp_path / "bear.png"
+    draw_bear().save(path)
+    expected = open_photo(path).tobytes()
+    with open(path, "rb") as file:
+        assert open_photo(file).tobytes() == expected
+    for source in (io.BytesIO(path.read_bytes()), pixels, torch.tensor(pixels)):
+        assert open_photo(source).tobytes() == expected
+
+
+@pytest.mark.parametrize("source", [
+    None, 3, [1, 2], io.StringIO("text"), np.zeros((48, 64, 3)), np.zeros((3, 48, 64), np.uint8), np.zeros(9, np.uint8)
+], ids=["nothing", "number", "numbers", "text file", "floats", "channels first", "flat"])  # fmt: skip
+def test_anything_else_is_a_type_error_that_says_what_is_taken(source):
+    with pytest.raises(TypeError, match="bytes of a file, a path.*shape \\(height, width, 3\\), and not"):
+        open_photo(source)
 
 
 NOT_PICTURES = {
@@ -276,7 +468,7 @@ def test_a_crash_inside_a_decoder_becomes_a_sentence(monkeypatch):
 
     content = encode(quarters(), "PNG")
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_read", crash)
-    with pytest.raises(PhotoError, match="damaged or incomplete"):
+    with pytest.raises(PhotoError, match="damaged or incomplete|More than half"):
         open_photo(content)
 
 
