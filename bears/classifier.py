@@ -23,7 +23,7 @@ from PIL import Image
 
 from bears.memory import give_memory_back
 from bears.novelty import Reference, forward
-from bears.photos import open_photo
+from bears.photos import PhotoError, open_photo
 
 CARD = "MODEL_CARD.md"  # stands beside export.pkl; its front matter states the checksum and the versions
 
@@ -37,6 +37,9 @@ UNFIT = (
     "it does not answer a photo with one probability for each label, which together make 1. Train it with "
     "blocks=(ImageBlock, CategoryBlock) and the loss function that fastai chooses for them."
 )
+
+
+BATCH = 16  # photos in one forward pass
 
 
 class ExportError(Exception):
@@ -72,11 +75,11 @@ class Classifier:
             self.reference = Reference.of(learner.model)  # None: novelty is unknown
             self._transforms = learner.dls.valid
             self._transforms.before_iter()  # the validation transforms: no augmentation
-            values, _ = self._infer(Image.new("RGB", (64, 64)))
+            values, _ = self._infer([Image.new("RGB", (64, 64))])
             total = self._activation(torch.full((1, len(self.vocab)), 2.0)).sum().item()  # only of a softmax always 1
         except Exception as error:  # other learners fail in as many ways as there are
             raise ExportError(UNFIT) from error
-        if values.shape != (len(self.vocab),) or abs(total - 1) > 1e-3:
+        if values.shape != (1, len(self.vocab)) or abs(total - 1) > 1e-3:
             raise ExportError(UNFIT)
 
     @classmethod
@@ -111,34 +114,55 @@ class Classifier:
         except Exception as error:  # unpickling fails in as many ways as there are classes in the file
             raise ExportError(_why_unreadable(path, card.get("versions", {}), error)) from error
 
-    def classify(self, photo: bytes | memoryview | str | os.PathLike | Image.Image) -> Answer:
-        """Name what is on `photo`: the content of a file, its path, or a Pillow image.
+    def classify(self, photo) -> "Answer | list[Answer]":
+        """Name what is on `photo`, whatever `bears.photos.open_photo` takes; a list of photos gives a list of answers.
 
-        Raises `bears.photos.PhotoError` when it is not a usable picture.
+        Raises `bears.photos.PhotoError` when it is not a usable picture, of a list saying which one, and `TypeError`
+        when it is nothing of the kind.
         """
-        values, novelty = self._infer(open_photo(photo))
-        give_memory_back()
-        probabilities = dict(zip(self.vocab, values.tolist(), strict=True))
-        label = max(probabilities, key=probabilities.get)
-        recognised = None if novelty is None else novelty <= 1
-        return Answer(label, probabilities[label], probabilities, novelty, recognised)
+        if not isinstance(photo, (list, tuple)):
+            (answer,) = self._answers([open_photo(photo)])
+            give_memory_back()
+            return answer
+        answers = []
+        for start in range(0, len(photo), BATCH):  # so that a long list of paths needs no more memory than a short one
+            some = enumerate(photo[start : start + BATCH], start + 1)
+            answers += self._answers([_numbered(number, one) for number, one in some])
+            give_memory_back()
+        return answers
+
+    def _answers(self, pictures: list[Image.Image]) -> list[Answer]:
+        answers = []
+        for values, novelty in zip(*self._infer(pictures), strict=True):
+            probabilities = dict(zip(self.vocab, values.tolist(), strict=True))
+            label = max(probabilities, key=probabilities.get)
+            recognised = None if novelty is None else novelty <= 1
+            answers.append(Answer(label, probabilities[label], probabilities, novelty, recognised))
+        return answers
 
     @torch.inference_mode()
-    def _infer(self, picture: Image.Image) -> tuple[torch.Tensor, float | None]:
-        """Probabilities, shape (labels,), and novelty, from one forward pass.
+    def _infer(self, pictures: list[Image.Image]) -> tuple[torch.Tensor, list[float | None]]:
+        """Probabilities, shape (photos, labels), and novelties, from one forward pass.
 
-        What `Learner.predict` does, without a DataLoader and a progress bar for one photo.
+        What `Learner.predict` does, without a DataLoader and a progress bar.
         """
         transforms = self._transforms
-        item = transforms.after_item((PILImage.create(picture),))
-        (batch,) = transforms.after_batch(transforms.do_batch([item]))  # (1, 3, height, width)
+        items = [transforms.after_item((PILImage.create(picture),)) for picture in pictures]
+        (batch,) = transforms.after_batch(transforms.do_batch(items))  # (photos, 3, height, width)
         batch = batch.as_subclass(torch.Tensor)  # fastai's own class makes every operation slower
         if self.reference is None:
-            logits, novelty = self._model(batch), None
+            logits, novelties = self._model(batch), [None] * len(pictures)
         else:
             features, logits = forward(self._model, batch)
-            novelty = self.reference.novelty(features).item()
-        return self._activation(logits / self._temperature)[0], novelty
+            novelties = self.reference.novelty(features).tolist()
+        return self._activation(logits / self._temperature), novelties
+
+
+def _numbered(number: int, photo) -> Image.Image:
+    try:
+        return open_photo(photo)
+    except PhotoError as error:
+        raise PhotoError(f"Photo {number} of the list: {error}") from error
 
 
 def installed_versions() -> dict[str, str]:

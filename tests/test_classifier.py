@@ -89,6 +89,29 @@ def test_bytes_path_and_picture_give_the_same_answer(classifier, tmp_path):
     assert answers == answers[:1] * 5
 
 
+def test_a_list_of_photos_gives_the_answers_of_each_in_its_order(classifier):
+    photos = [picture.resize((64 + 9 * number, 64)) for number in range(6) for picture in PICTURES.values()]
+    answers = classifier.classify(photos)
+    assert len(answers) == 36, "more than two batches"
+    for answer, photo in zip(answers, photos, strict=True):
+        alone = classifier.classify(photo)
+        assert (answer.label, answer.recognised) == (alone.label, alone.recognised)
+        assert list(answer.probabilities.values()) == pytest.approx(list(alone.probabilities.values()), abs=1e-4)
+        assert answer.novelty == pytest.approx(alone.novelty, rel=1e-3)
+    assert classifier.classify([]) == []
+
+
+def test_of_a_list_it_says_which_photo_cannot_be_used(classifier):
+    with pytest.raises(PhotoError, match="^Photo 18 of the list: This file is not a picture"):
+        classifier.classify([draw_bear(64)] * 17 + [b"Not a bear."])
+
+
+def test_what_can_be_no_photo_is_a_type_error(classifier):
+    for thing in (None, 3.5, [draw_bear(64), None]):
+        with pytest.raises(TypeError, match="A photo is"):
+            classifier.classify(thing)
+
+
 def test_the_same_photo_gets_the_same_answer_every_time(classifier):
     assert classifier.classify(draw_bear()) == classifier.classify(draw_bear())
 
