@@ -1,0 +1,73 @@
+"""python -m bears: what is on each of many photos, for people and for programs."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, draw_bear, encode
+
+from bears.classifier import Classifier
+
+
+@pytest.fixture(scope="module")
+def trap(tmp_path_factory):
+    """A camera trap's card: folders in folders, and what does not belong there."""
+    folder = tmp_path_factory.mktemp("trap")
+    (folder / "day 1" / ".thumbs").mkdir(parents=True)
+    for name in ("a.jpg", "day 1/b", "day 1/c,d\n.jpg", "day 1/.thumbs/e.jpg", ".f.jpg"):
+        (folder / name).write_bytes(encode(draw_bear(200), "JPEG"))
+    (folder / "day 1" / "notes.txt").write_text("no photo")
+    return folder
+
+
+def bears(*arguments, folder=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "bears", *map(str, arguments)], cwd=folder, capture_output=True, text=True
+    )
+
+
+def test_every_file_gets_a_line_and_what_is_no_photo_stops_no_other(trap):
+    run = bears(trap, trap / "missing.jpg")
+    expected = Classifier.load(ROOT / "export.pkl").classify(trap / "a.jpg")
+    assert f"a.jpg: {expected.label}  {expected.probability:.4f}  novelty {expected.novelty:.2f}\n" in run.stdout
+    assert f"{trap}/day 1/b: {expected.label}" in run.stdout
+    assert "notes.txt: This file is not a picture" in run.stdout
+    assert "missing.jpg cannot be read: No such file" in run.stdout
+    assert ".thumbs" not in run.stdout and ".f.jpg" not in run.stdout
+    assert run.returncode == 1 and run.stderr == ""
+
+
+def test_for_programs_there_are_csv_and_json(trap):
+    rows = list(csv.DictReader(io.StringIO(bears("--csv", trap).stdout)))
+    found = json.loads(bears("--json", trap).stdout)
+    names = [f"{trap}/{name}" for name in ("a.jpg", "day 1/b", "day 1/c,d\n.jpg", "day 1/notes.txt")]
+    assert [row["file"] for row in rows] == [row["file"] for row in found] == names
+    for row, same in zip(rows[:3], found[:3], strict=True):
+        assert row["label"] == same["label"] == "teddy"
+        assert float(row["probability"]) == same["probability"] == same["probabilities"]["teddy"]
+        assert float(row["novelty"]) == same["novelty"]
+    assert rows[3]["label"] == "" and "label" not in found[3]
+    assert rows[3]["remark"] == found[3]["remark"] != ""
+
+
+def test_nothing_but_photos_is_a_success(trap):
+    run = bears("--json", trap / "a.jpg")
+    assert run.returncode == 0 and len(json.loads(run.stdout)) == 1
+
+
+def test_an_empty_folder_is_an_empty_list(tmp_path):
+    assert json.loads(bears("--json", tmp_path).stdout) == []
+
+
+def test_without_a_classifier_it_says_so(trap, tmp_path):
+    run = bears("--export", tmp_path / "export.pkl", trap)
+    assert run.returncode == 2 and "There is no" in run.stderr and run.stdout == ""
+
+
+def test_a_reader_that_has_enough_is_no_error(trap):
+    command = f"{sys.executable} -m bears --csv {trap} {trap} {trap} | head -n 1"
+    run = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.startswith("file,") and run.stderr == ""
