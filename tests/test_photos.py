@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, draw_bear, encode, run_python
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from bears import photos
 from bears.classifier import Classifier
@@ -180,12 +180,13 @@ def test_a_large_jpeg_is_never_decoded_at_full_size(monkeypatch):
     assert loaded and all(min(size) < 2 * photos.SIDE for size in loaded)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Of a PNG; its first one, IHDR, ends at byte 33."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims to be that large and has almost nothing in it."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -288,11 +289,10 @@ def test_a_png_with_a_wrong_checksum_where_no_pixels_are_is_answered(kind):
 def test_what_is_packed_in_a_png_beside_its_pixels_is_not_unpacked(kind):
     packed = zlib.compress(bytes(200 * 2**20), 9)
     head = {b"zTXt": b"a\0\0", b"iTXt": b"XML:com.adobe.xmp\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
-    data = head + packed
-    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     png = encode(quarters(), "PNG")
+    png = png[:33] + chunk(kind, head + packed) + png[33:]
     tracemalloc.start()
-    picture = open_photo(png[:33] + chunk + png[33:])
+    picture = open_photo(png)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert_looks_like(picture, quarters(), tolerance=1)
@@ -483,11 +483,12 @@ def test_the_files_people_really_have(real_photos):
 # What nobody thought of
 
 
-def mutations(content: bytes) -> st.SearchStrategy[bytes]:
-    """`content` with some of its bytes changed, left out, repeated or cut off."""
-    place = st.integers(0, len(content) - 1)
+def mutations(content: bytes, first: int = 0, last: int | None = None) -> st.SearchStrategy[bytes]:
+    """`content` with some of its bytes changed, left out, repeated or cut off, between the two."""
+    last = len(content) - 1 if last is None else last
+    place = st.integers(first, last)
     # most decoders decide by the first bytes, so every other change is there
-    place = st.one_of(place, st.integers(0, min(200, len(content) - 1)))
+    place = st.one_of(place, st.integers(first, min(first + 200, last)))
     changes = st.lists(st.tuples(place, st.integers(0, 255)), max_size=8)
     cuts = st.lists(st.tuples(place, st.integers(-40, 40)), max_size=2)
 
@@ -516,6 +517,17 @@ SEEDS = {
         "TIFF": {"compression": "tiff_lzw"},
     }.items()
 }
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SEEDS |= {
+    "JPEG with a profile": encode(draw_bear(96), "JPEG", icc_profile=PROFILE, progressive=True),
+    "PNG with a profile": encode(draw_bear(96), "PNG", icc_profile=PROFILE),
+    "PNG with a gamma": SEEDS["PNG"][:33] + chunk(b"gAMA", struct.pack(">I", 100_000)) + SEEDS["PNG"][33:],
+    "PNG of 16 bits": encode(Image.fromarray(np.asarray(draw_bear(96).convert("L"), np.uint16) * 16), "PNG"),
+    "TIFF of floats": encode(draw_bear(96).convert("F"), "TIFF"),
+    "RAW": tiff({0x0112: (3, [6])} | preview(SEEDS["JPEG"]), inside=[SENSOR], files=[SEEDS["JPEG"]]),
+}
+PIXELS = {"JPEG": b"\xff\xda", "PNG": b"IDAT", "WEBP": b"ANMF", "AVIF": b"mdat", "HEIF": b"mdat", "GIF": b"\x21\xf9"}
+APART = {name: SEEDS[name].index(PIXELS[name.split()[0]]) for name in SEEDS if name.split()[0] in PIXELS}
 
 
 @pytest.mark.parametrize("format", SEEDS)
@@ -528,6 +540,21 @@ def test_a_damaged_file_gives_an_answer_or_a_sentence(format, data):
         assert str(error).endswith(".")
     else:
         assert answer.label in CLASSIFIER.vocab and 0 <= answer.probability <= 1
+
+
+@pytest.mark.parametrize("part", ["metadata", "pixels"])
+@pytest.mark.parametrize("name", APART)
+@given(data=st.data())
+def test_damage_to_the_metadata_or_the_pixels_alone_gives_a_picture_or_a_sentence(name, part, data):
+    """Either of them whole, decoders come further."""
+    content, border = SEEDS[name], APART[name]
+    content = data.draw(mutations(content, 0, border) if part == "metadata" else mutations(content, border))
+    try:
+        picture = open_photo(content)
+    except PhotoError as error:
+        assert str(error).endswith(".")
+    else:
+        assert picture.mode == "RGB" and all(remark.endswith(".") for remark in remarks(picture))
 
 
 WITHOUT_HEIC = """
