@@ -15,6 +15,7 @@ PRIMARIES = {
     12: (*D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
 }
 SRGB_TRANSFER = b"\x0d"
+BLOCK = 256  # rows at once: 50 million floats are enough memory by themselves
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
@@ -64,9 +65,11 @@ def _by_primaries(image: Image.Image, linear: np.ndarray, chromaticity: tuple[fl
     matrix = np.linalg.inv(_to_xyz(PRIMARIES[1])) @ _to_xyz(chromaticity)
     if not np.isfinite(matrix).all():
         raise ArithmeticError
-    light = np.float32(linear)[pixels[..., :3]] @ np.float32(matrix).T
-    shown = np.uint8(np.round(255 * _encoded(light.clip(0, 1))))
-    return Image.fromarray(np.concatenate([shown, pixels[..., 3:]], axis=2))
+    linear, matrix, shown = np.float32(linear), np.float32(matrix).T, pixels.copy()
+    for row in range(0, len(pixels), BLOCK):
+        light = linear[pixels[row : row + BLOCK, :, :3]] @ matrix
+        shown[row : row + BLOCK, :, :3] = np.round(255 * _encoded(light.clip(0, 1)))
+    return Image.fromarray(shown)
 
 
 def _to_xyz(chromaticity: tuple[float, ...]) -> np.ndarray:
@@ -89,7 +92,6 @@ def _encoded(light: np.ndarray) -> np.ndarray:
 
 BITS = (8, 10, 12, 14, 16)  # of sensors, whose values are often kept in 16 as they are
 SAMPLE = 1_000_000  # pixels, to find a range in
-BLOCK = 256  # rows at once: 50 million floats are enough memory by themselves
 
 
 def eight_bits(image: Image.Image, nodata: float | None = None, white_is_zero: bool = False) -> Image.Image:

@@ -208,6 +208,16 @@ def test_a_jpeg_may_be_larger_because_it_is_decoded_at_a_fraction_of_its_size():
         open_photo(encode(Image.new("L", (10_000, 10_100)), "JPEG"))
 
 
+PEAK = """
+import resource
+from bears.photos import open_photo
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+open_photo({path!r})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
 @pytest.mark.parametrize(
     "format, options", [("WEBP", {"method": 0}), ("JPEG", {"progressive": True}), ("AVIF", {"speed": 10})]
@@ -215,14 +225,24 @@ def test_a_jpeg_may_be_larger_because_it_is_decoded_at_a_fraction_of_its_size():
 def test_the_largest_photo_of_a_format_stays_within_the_stated_memory(tmp_path, format, options):
     side = 10_000 if format == "JPEG" else 7_000
     (tmp_path / "large").write_bytes(encode(quarters(side, side), format, **options))
-    script = f"""
-import resource
-from bears.photos import open_photo
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-open_photo({str(tmp_path / "large")!r})
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
+    script = PEAK.format(path=str(tmp_path / "large"))
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 1_000_000, "kilobytes"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+@pytest.mark.parametrize("kind", ["profile", "gamma", "floats"])
+def test_colours_and_floats_stay_within_the_stated_memory(tmp_path, kind):
+    wide = Image.new("RGB", (20_400, 1_023), "#8a5a2b")  # as large as a picture can be that is not made smaller first
+    png = encode(wide, "PNG", icc_profile=PROFILE if kind == "profile" else None)
+    if kind == "gamma":
+        png = png[:33] + chunk(b"gAMA", struct.pack(">I", 100_000)) + png[33:]
+    if kind == "floats":
+        png = encode(Image.new("F", (7_000, 7_000), 0.5), "TIFF", compression="tiff_adobe_deflate")
+    (tmp_path / "large").write_bytes(png)
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK.format(path=str(tmp_path / "large"))], capture_output=True, text=True, check=True
+    )
     assert int(run.stdout) < 1_000_000, "kilobytes"
 
 
@@ -517,7 +537,6 @@ SEEDS = {
         "TIFF": {"compression": "tiff_lzw"},
     }.items()
 }
-PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SEEDS |= {
     "JPEG with a profile": encode(draw_bear(96), "JPEG", icc_profile=PROFILE, progressive=True),
     "PNG with a profile": encode(draw_bear(96), "PNG", icc_profile=PROFILE),
