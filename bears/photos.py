@@ -102,7 +102,10 @@ SOURCES = (
 def _in_memory(source) -> Image.Image | None:
     """The picture that `source` is already; None for a file."""
     if isinstance(source, Image.Image):
-        return source.copy()
+        picture = source.copy()
+        if source.format == "WEBP":  # see `_orientation`; a copy does not know its format
+            picture.info.pop("exif", None)
+        return picture
     if isinstance(source, (bytes, bytearray, memoryview, str, os.PathLike)) or hasattr(source, "read"):
         return None
     try:
@@ -288,7 +291,9 @@ def orientation(content: bytes) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """By Exif, as browsers do (Chromium only in a WebP does not), and not by XMP or a text, as Pillow would, too."""
+    """As Chromium decides: by Exif, which it does not read in a WebP, and not by XMP or a text, as Pillow would."""
+    if image.format == "WEBP":
+        return 1
     for name in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
         image.info.pop(name, None)
     try:

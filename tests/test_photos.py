@@ -93,10 +93,20 @@ def test_a_picture_passed_in_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "AVIF", "HEIF"])
 def test_a_turned_photo_is_set_upright(format, orientation):
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(quarters()))))
     assert_looks_like(open_photo(encode(stored, format, exif=exif(orientation))), quarters())
+
+
+def test_a_webp_and_what_only_xmp_turns_stay_as_they_are():
+    """As in Chromium; test_one_answer.py compares."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    webp = encode(quarters(), "WEBP", lossless=True, exif=exif(6))
+    for content in (webp, encode(quarters(), "JPEG", xmp=xmp), encode(quarters(), "WEBP", xmp=xmp)):
+        assert_looks_like(open_photo(content), quarters())
+        assert photos.orientation(content) == 1
+    assert_looks_like(open_photo(Image.open(io.BytesIO(webp))), quarters())
 
 
 def test_a_turned_photo_is_set_upright_when_it_is_reduced_and_transparent():

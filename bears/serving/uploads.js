@@ -30,8 +30,8 @@ export async function smaller(file, side) {
   }
 }
 
-// Animations, of which the kernel says that they move; grey of more than 8 bits, of which browsers show the highest 8;
-// and a WebP that Exif turns, which Chromium shows lying. By the structure of each format, not by words in it.
+// Animations, of which the kernel says that they move, and grey of more than 8 bits, of which browsers show the highest 8.
+// By the structure of each format, not by words in it.
 async function asItIs(file) {
   const bytes = new DataView(await file.slice(0, 65_536).arrayBuffer());
   const text = (at, length = 4) => String.fromCharCode(...new Uint8Array(bytes.buffer.slice(at, at + length)));
@@ -47,31 +47,9 @@ async function asItIs(file) {
       if (text(at + 4) === "acTL") return true;
   }
   if (text(0) === "RIFF" && text(8) === "WEBP" && text(12) === "VP8X") {
-    const flags = bytes.getUint8(20);
-    if (flags & 0x02) return true; // moving
-    if (flags & 0x08) return (await turnedByExif(file)) !== 1;
+    return Boolean(bytes.getUint8(20) & 0x02); // its flag for moving
   }
   return false;
-}
-
-async function turnedByExif(file) {
-  for (let at = 12; at + 8 <= file.size; ) {
-    const head = await file.slice(at, at + 8).arrayBuffer();
-    const length = new DataView(head).getUint32(4, true);
-    if (new TextDecoder("latin1").decode(head.slice(0, 4)) === "EXIF") {
-      let exif = new DataView(await file.slice(at + 8, at + 8 + length).arrayBuffer());
-      if (exif.getUint32(0) === 0x45786966) exif = new DataView(exif.buffer, 6); // "Exif", which some write before it
-      const little = exif.getUint16(0) === 0x4949;
-      const directory = exif.getUint32(4, little);
-      for (let entry = exif.getUint16(directory, little); entry-- > 0; ) {
-        const tag = directory + 2 + 12 * entry;
-        if (exif.getUint16(tag, little) === 0x0112) return exif.getUint16(tag + 8, little);
-      }
-      return 1;
-    }
-    at += 8 + length + (length % 2);
-  }
-  return 1;
 }
 
 const PIECE = 64 * 1024; // bytes, the first; later ones are as large as arrives in about half a second
