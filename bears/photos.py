@@ -169,7 +169,9 @@ def _rest(image: Image.Image, content: bytes, side: int) -> tuple[Image.Image, i
     above, below = int(there[0]), image.height - 1 - int(there[-1])
     missing = -above if image.format == "BMP" else below  # which begins with its last row
     if 2 * abs(missing) > image.height:
-        raise PhotoError("More than half of this picture is missing. Please choose another copy of it.")
+        raise PhotoError(
+            "This picture is damaged or incomplete: less than half of it is there. Please choose another copy of it."
+        )
     return image, missing
 
 

@@ -259,7 +259,7 @@ def test_colours_and_floats_stay_within_the_stated_memory(tmp_path, kind):
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_file_of_which_a_quarter_is_there_is_refused(format):
     content = encode(draw_bear(), format)
-    with pytest.raises(PhotoError, match="damaged or incomplete|More than half|not a picture"):
+    with pytest.raises(PhotoError, match="damaged or incomplete|not a picture"):
         open_photo(content[: len(content) // 4])
 
 
@@ -498,7 +498,7 @@ def test_a_crash_inside_a_decoder_becomes_a_sentence(monkeypatch):
 
     content = encode(quarters(), "PNG")
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_read", crash)
-    with pytest.raises(PhotoError, match="damaged or incomplete|More than half"):
+    with pytest.raises(PhotoError, match="damaged or incomplete"):
         open_photo(content)
 
 
