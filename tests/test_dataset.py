@@ -1,9 +1,11 @@
 """bears.training.dataset: odd photos are listed, decisions kept, and no look-alikes on both sides of a split."""
 
 import hashlib
+import random
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import draw_folder, draw_shape, encode
 from PIL import Image
@@ -263,3 +265,18 @@ def test_a_file_that_is_no_file_of_decisions(tmp_path):
     (tmp_path / "cleaning.csv").write_text("file;label\n")
     with pytest.raises(TrainingError, match="does not begin with the line sha256,from,to,reason"):
         check_photos(tmp_path / "photos", tmp_path / "cleaning.csv")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_label_is_left_without_photos_where_labels_share_groups(seed):
+    rng = random.Random(seed)
+    labels, groups = ["a", "b", "c"][: rng.randint(2, 3)], [hashlib.sha256(b"%d" % n).hexdigest() for n in range(6)]
+    rows = [(label, group) for label in labels for group in rng.sample(groups, rng.randint(3, 5))]
+    photos = pd.DataFrame(rows * 3, columns=["label", "group"])
+    try:
+        parts = split(photos, 42)
+    except TrainingError as error:
+        assert "near-duplicates hang together" in str(error)
+        return
+    assert (pd.crosstab(parts.label, parts.split) > 0).all(axis=None)
+    assert parts.groupby("group").split.nunique().max() == 1

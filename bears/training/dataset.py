@@ -219,15 +219,33 @@ def split(photos: pd.DataFrame, seed: int) -> pd.DataFrame:
     for name, share in HELD_OUT.items():
         part[(position >= start) & (position < start + share)] = name
         start += share
-    for label in sorted(photos.label.unique()):
-        for name in (*HELD_OUT, "train"):
-            own = photos.label == label
-            if not (own & (part == name)).any():
-                most = part[own].value_counts().index[0]
-                spare = photos.group[own & (part == most)]
-                if spare.nunique() < 2:
-                    raise TrainingError(f"The photos of {label} are all alike, so none can be set aside. Add others.")
-                part[photos.group == spare[position[spare.index].idxmin()]] = name
+    labels, names = sorted(photos.label.unique()), (*HELD_OUT, "train")
+    for label in labels:
+        if photos.group[photos.label == label].nunique() < len(names):
+            raise TrainingError(f"The photos of {label} are all alike, so none can be set aside. Add others.")
+
+    def lacking(part: pd.Series) -> list[tuple[str, str]]:
+        return [
+            (label, name) for label in labels for name in names if not ((photos.label == label) & (part == name)).any()
+        ]
+
+    while lacks := lacking(part):
+        label, name = lacks[0]
+        own = photos.label == label
+        most = part[own].value_counts().index[0]
+        # its nearest group, or the next one: what hangs together with photos of another label may be missed there
+        order = pd.DataFrame({"elsewhere": part != most, "position": position})[own & (part != name)]
+        for group in photos.group[order.sort_values(["elsewhere", "position"]).index].unique():
+            moved = part.mask(photos.group == group, name)
+            if len(lacking(moved)) < len(lacks):
+                part = moved
+                break
+        else:
+            together = sorted(photos.label[photos.group.isin(photos.group[own])].unique())
+            raise TrainingError(
+                f"No split was found with photos of {label} in training, validation and test: near-duplicates hang "
+                f"together, of {', '.join(together)}. Add others, or remove some that are alike."
+            )
     return photos.assign(split=part)
 
 
