@@ -149,6 +149,14 @@ def test_a_size_that_cannot_be_is_refused_before_anything_arrives(size, sentence
     assert page.photos == [None]
 
 
+def test_of_a_file_that_claims_to_be_larger_than_it_said_nothing_is_kept():
+    page = Page()
+    page.announces("one", "a.jpg")
+    answer = page.tells("piece", PHOTO, lot="one", file=0, start=0, of=MAX_BYTES + 1)
+    assert answer["bytes"] == MAX_BYTES + 1, "nothing more is wanted of it"
+    assert page.says() == "On its way …"
+
+
 def test_of_too_many_the_first_are_shown_and_it_says_so():
     page = Page()
     files = [{"name": "a.jpg", "size": 9}] * (MOST + 3)

@@ -122,6 +122,15 @@ for (const [what, lose] of Object.entries({
   });
 }
 
+test("a gap is filled as soon as the kernel speaks of it", { timeout: 20_000 }, async () => {
+  const model = new Model();
+  model.state.largest = 10 ** 6;
+  let pieces = 0;
+  model.lose = ({ event }) => event === "piece" && ++pieces === 3;
+  await sender(model, { lost: 600_000 }).send([file("long", long)]);
+  assert.equal(model.lots[0][0], long);
+});
+
 test("a lot takes the place of the one before, of which nothing more is sent", async () => {
   const model = new Model();
   model.state.largest = 10 ** 6;
