@@ -33,12 +33,13 @@ def to_srgb(image: Image.Image, info: dict) -> Image.Image:
         return _by_primaries(image, _linear(shades), PRIMARIES[cicp[0]])
     if profile := info.get("icc_profile"):
         return _by_profile(image, profile)
-    if not gamma or "srgb" in info or image.mode not in ("RGB", "RGBA"):
+    if "srgb" in info or image.mode not in ("RGB", "RGBA") or not gamma or not 0.1 <= gamma <= 10:
         return image
     if chromaticity is None and abs(gamma - 1 / 2.2) < 0.01:
         return image
     try:
-        return _by_primaries(image, shades ** (1 / gamma), chromaticity or PRIMARIES[1])
+        with np.errstate(divide="raise", invalid="raise", over="raise"):
+            return _by_primaries(image, shades ** (1 / gamma), chromaticity or PRIMARIES[1])
     except (ArithmeticError, np.linalg.LinAlgError):  # primaries that make no triangle
         return image
 
@@ -63,8 +64,6 @@ def _by_primaries(image: Image.Image, linear: np.ndarray, chromaticity: tuple[fl
     """`linear`: (256,) the light, 0 to 1, that each value stands for."""
     pixels = np.asarray(image)
     matrix = np.linalg.inv(_to_xyz(PRIMARIES[1])) @ _to_xyz(chromaticity)
-    if not np.isfinite(matrix).all():
-        raise ArithmeticError
     linear, matrix, shown = np.float32(linear), np.float32(matrix).T, pixels.copy()
     for row in range(0, len(pixels), BLOCK):
         light = linear[pixels[row : row + BLOCK, :, :3]] @ matrix

@@ -49,7 +49,8 @@ def _is_small(profile: bytes) -> bool:
 
 # Cameras' RAW, as far as it is not TIFF: Canon's CR3, Fujifilm's, Olympus's, Panasonic's and Sigma's
 RAW = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb")
-MOST_DIRECTORIES = 64
+MOST_DIRECTORIES = 64  # in a file
+MOST_TAGS, MOST_VALUES = 200, 16  # in a directory, and of a tag; a hostile one has 65,535, and millions
 # TIFF 6.0, TIFF/EP and DNG 1.7: the tags that are looked at, and values of theirs
 SUBFILE, COMPRESSION, PHOTOMETRIC, STRIPS, ORIENTATION, STRIP_BYTES = 0x00FE, 0x0103, 0x0106, 0x0111, 0x0112, 0x0117
 SUB_DIRECTORIES, JPEG, JPEG_BYTES, DNG_VERSION = 0x014A, 0x0201, 0x0202, 0xC612
@@ -83,9 +84,9 @@ class Tiff:
             return None
         self._seen.add(place)
         count, tags = self._number(place, 2), {}
-        for entry in range(place + 2, min(place + 2 + 12 * count, len(self._content)), 12):
+        for entry in range(place + 2, place + 2 + 12 * min(count, MOST_TAGS), 12):
             size, values = SIZES.get(self._number(entry + 2, 2), 0), self._number(entry + 4, 4)
-            if not size or values > MOST_DIRECTORIES:
+            if not size or not 0 < values <= MOST_VALUES:
                 continue
             start = entry + 8 if size * values <= 4 else self._number(entry + 8, 4)
             tags[self._number(entry, 2)] = [self._number(start + size * number, size) for number in range(values)]

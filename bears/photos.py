@@ -46,7 +46,18 @@ MAX_PIXELS = 50_000_000
 MAX_PIXELS_JPEG = 100_000_000
 MIN_SIDE = 16  # pixels; below that there is nothing to see
 MAX_RATIO = 20  # of the longer side to the shorter; a panorama has 10
+MIN_PREVIEW = 256  # pixels; below that a RAW file's preview is a thumbnail for a list
 SIDE = 512  # pixels; twice what a classifier of 224 pixels looks at, and the most that one should
+
+DAMAGED = "This picture is damaged or incomplete. Please choose another copy of it."
+NO_RAW = (
+    "This is a camera's RAW file, with no large preview in it. Please export it as a JPEG, on your computer or in the "
+    "camera, and choose that."
+)
+SOURCES = (
+    "A photo is the bytes of a file, a path, a file opened for reading bytes, a Pillow image, or an array of uint8 of "
+    "shape (height, width, 3)"
+)
 
 
 class PhotoError(Exception):
@@ -85,18 +96,6 @@ def open_photo(source, side: int = SIDE) -> Image.Image:
         raise PhotoError(f"This file is not a picture I can read. Please choose {READABLE} photo.") from None
     except Exception as error:  # a decoder fed hostile bytes may raise anything: struct.error, SyntaxError, MemoryError
         raise PhotoError(DAMAGED) from error
-
-
-DAMAGED = "This picture is damaged or incomplete. Please choose another copy of it."
-NO_RAW = (
-    "This is a camera's RAW file, with no large preview in it. Please export it as a JPEG, on your computer or in the "
-    "camera, and choose that."
-)
-MIN_PREVIEW = 256  # pixels; below that a RAW file's preview is a thumbnail for a list
-SOURCES = (
-    "A photo is the bytes of a file, a path, a file opened for reading bytes, a Pillow image, or an array of uint8 of "
-    "shape (height, width, 3)"
-)
 
 
 def _in_memory(source) -> Image.Image | None:
@@ -196,8 +195,7 @@ def _preview(tiff: containers.Tiff, side: int) -> Image.Image:
         try:
             with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
                 _check_pixels(image.width * image.height, image.format)
-                large = min(image.size) >= MIN_PREVIEW
-                if large:
+                if min(image.size) >= MIN_PREVIEW:
                     image.draft("RGB", (side, side))
                     image.load()
                     if _orientation(image) == 1 and tiff.orientation in TURNED:

@@ -458,7 +458,7 @@ def test_a_fault_of_ours_gets_a_sentence_and_its_traceback_goes_to_the_log_only(
     assert "ZeroDivisionError" in (folder / "server.log").read_text()
 
 
-COMPLAINT = "Large photos get lost on their way to this page"
+COMPLAINT = "Large photos may get lost on their way to this page"
 
 
 def test_served_from_another_folder_the_page_says_what_is_wrong(browser, project, tmp_path, screenshot):

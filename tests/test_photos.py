@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from bears import photos
+from bears import containers, photos
 from bears.classifier import Classifier
 from bears.photos import PhotoError, open_photo, remarks
 
@@ -355,6 +355,14 @@ def test_a_profile_that_is_none_is_ignored(format):
         assert_looks_like(open_photo(encode(quarters(), format, icc_profile=profile)), quarters())
 
 
+@pytest.mark.parametrize("primaries", [[0] * 8, [1] * 8, [31270, 0, 68000, 0, 26500, 0, 15000, 0], [2**31 - 1] * 8])
+def test_primaries_that_make_no_triangle_are_ignored(primaries):
+    png = encode(quarters(), "PNG")
+    gamma = chunk(b"gAMA", struct.pack(">I", 45455))
+    odd = png[:33] + gamma + chunk(b"cHRM", struct.pack(">8I", *primaries)) + png[33:]
+    assert_looks_like(open_photo(odd), quarters(), tolerance=1)
+
+
 # Cameras' RAW, and TIFF of several pages
 
 
@@ -428,6 +436,19 @@ def test_of_a_tiff_of_several_pages_the_first_counts_and_it_says_so():
     assert_looks_like(picture, quarters())
     assert remarks(picture) == ["Of its several pages the first one counts."]
     assert open_photo(encode(quarters(), "TIFF")).info == {}
+
+
+def test_of_a_tiff_of_endless_directories_little_is_read(monkeypatch):
+    """64 that overlap, with 65,535 entries each, of 16 numbers each: half a minute, if all were read."""
+    body = bytearray(struct.pack("<4sI", b"II*\0", 8) + struct.pack("<HHII", 0x0100, 4, 16, 8) * 70_000)
+    for number in range(64):
+        place = 8 + 14 * number
+        struct.pack_into("<H", body, place, 65_535)
+        struct.pack_into("<I", body, place + 2 + 12 * 65_535, place + 14)
+    reads, read = [], containers.Tiff._number
+    monkeypatch.setattr(containers.Tiff, "_number", lambda *given: reads.append(1) or read(*given))
+    containers.Tiff(bytes(body))
+    assert 64 < len(reads) < 400_000
 
 
 # What it takes

@@ -129,13 +129,14 @@ class Rows(widgets.VBox):
 def complaints() -> list[widgets.HTML]:
     """What is wrong with how the page is served, for the top of it: nothing, if Voilà runs with voila.json.
 
-    From another folder, Voilà starts without a word, and loses messages of more than 10 MB.
+    From another folder, Voilà starts without a word, and loses messages of more than 10 MB. uploads.js sends none that
+    is so large, but where it does not run, a photo comes as one message.
     """
     if "VOILA_BASE_URL" not in os.environ or int(os.environ.get(LARGEST_MESSAGE, 0)) > MAX_BYTES:
         return []  # in JupyterLab, or as it should be
     complaint = widgets.HTML(
-        "<strong>Large photos get lost on their way to this page, because Voilà does not run with the settings in its "
-        "voila.json. Start it in the folder of the page: <code>voila app.ipynb</code></strong>"
+        "<strong>Large photos may get lost on their way to this page, because Voilà does not run with the settings in "
+        "its voila.json. Start it in the folder of the page: <code>voila app.ipynb</code></strong>"
     )
     complaint.add_class("notice")
     return [complaint]
