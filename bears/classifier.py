@@ -33,11 +33,10 @@ VERSIONED = (
     *("plum-dispatch", "cloudpickle", "numpy", "timm", "pillow"),
 )
 
-UNFIT = (
-    "it does not answer a photo with one probability for each label, which together make 1. Train it with "
+FIT = (
+    "It has to answer a photo with one probability for each label, which together make 1. Train it with "
     "blocks=(ImageBlock, CategoryBlock) and the loss function that fastai chooses for them."
 )
-
 
 BATCH = 16  # photos in one forward pass
 
@@ -66,21 +65,21 @@ class Classifier:
         Raises `ExportError` when it is another one, such as one of several labels a photo, of numbers, masks or texts.
         """
         self.card = card or {}  # the front matter of MODEL_CARD.md
+        if reason := unfit(learner):
+            raise ExportError(reason)
+        self.vocab = [str(label) for label in learner.dls.vocab]
+        self._model = learner.model.eval()
+        self._activation = learner.loss_func.activation
+        self._temperature = getattr(learner.model, "temperature", torch.tensor(1.0))  # of other origin: none
+        self.reference = Reference.of(learner.model)  # None: novelty is unknown
+        self._transforms = learner.dls.valid
         try:
-            _, _ = learner.dls.valid.dataset.tls  # one thing in, one out
-            self.vocab = [str(label) for label in learner.dls.vocab]
-            self._model = learner.model.eval()
-            self._activation = learner.loss_func.activation
-            self._temperature = getattr(learner.model, "temperature", torch.tensor(1.0))  # of other origin: none
-            self.reference = Reference.of(learner.model)  # None: novelty is unknown
-            self._transforms = learner.dls.valid
             self._transforms.before_iter()  # the validation transforms: no augmentation
             values, _ = self._infer([Image.new("RGB", (64, 64))])
-            total = self._activation(torch.full((1, len(self.vocab)), 2.0)).sum().item()  # only of a softmax always 1
-        except Exception as error:  # other learners fail in as many ways as there are
-            raise ExportError(UNFIT) from error
-        if values.shape != (1, len(self.vocab)) or abs(total - 1) > 1e-3:
-            raise ExportError(UNFIT)
+        except Exception as error:  # other networks fail in as many ways as there are
+            raise ExportError(f"it fails on a photo of red, green and blue: {error}. {FIT}") from error
+        if values.shape != (1, len(self.vocab)):
+            raise ExportError(f"it gives {values[0].numel()} scores for {len(self.vocab)} labels. {FIT}")
 
     @classmethod
     def load(cls, path: str | os.PathLike = "export.pkl", sha256: str | None = None) -> "Classifier":
@@ -156,6 +155,40 @@ class Classifier:
             features, logits = forward(self._model, batch)
             novelties = self.reference.novelty(features).tolist()
         return self._activation(logits / self._temperature), novelties
+
+
+def unfit(learner: Learner) -> str | None:
+    """Why `learner` cannot be served, as far as that is seen before it is tried, and what can; None: nothing is known.
+
+    Such as one of several labels a photo, of numbers, masks or texts.
+    """
+    reason = _unfit_data(learner) or _unfit_loss(learner)
+    return reason and f"{reason}. {FIT}"
+
+
+def _unfit_data(learner: Learner) -> str | None:
+    """What goes in and comes out instead of one photo and one label, if so."""
+    items = getattr(getattr(learner.dls.valid, "dataset", None), "tls", ())
+    if not items:
+        return "its data is not made of photos and labels by fastai's DataBlock or ImageDataLoaders"
+    if learner.dls.n_inp != 1:
+        return f"it looks at {learner.dls.n_inp} things at once, not at one photo"
+    if len(items) != 2:
+        return f"it gives a photo {len(items) - 1} labels of different kinds"
+    if not getattr(learner.dls, "vocab", None):
+        return "it answers with something else than labels, such as a number or a mask"
+    return None
+
+
+def _unfit_loss(learner: Learner) -> str | None:
+    """What makes its scores something else than probabilities that sum to 1, if so."""
+    loss = f"its loss function, {type(learner.loss_func).__name__},"
+    if not hasattr(learner.loss_func, "activation"):
+        return f"{loss} does not say how scores become probabilities"
+    equal = torch.full((1, len(learner.dls.vocab)), 2.0)
+    if abs(learner.loss_func.activation(equal).sum().item() - 1) > 1e-3:  # only a softmax makes 1 of all
+        return f"{loss} weighs each label by itself: a photo may have several or none"
+    return None
 
 
 def _numbered(number: int, photo) -> Image.Image:

@@ -124,6 +124,8 @@ class Link:
             self.url = urlunsplit(self._target._replace(netloc=f"127.0.0.1:{port}"))
             self._listens.set()
             await self._end.wait()
+            server.close()
+            await asyncio.sleep(0.1)  # for what has been accepted, to be among the writers
             self._abort()
             await asyncio.sleep(0.1)  # for those that read, to notice
 

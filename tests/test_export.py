@@ -195,34 +195,60 @@ def mask(_):
     return PILMask.create(Image.new("L", (32, 32)))
 
 
-UNFIT = {
-    "several labels": lambda: photo_learner(MultiCategoryBlock, get_y=lambda number: [label(number)]),
-    "two labels": lambda: photo_learner(
-        CategoryBlock, CategoryBlock, get_y=[label, label], loss_func=CrossEntropyLossFlat(), n_out=2
+UNFIT = {  # and what is said of it
+    "several labels": (
+        lambda: photo_learner(MultiCategoryBlock, get_y=lambda number: [label(number)]),
+        "its loss function, BCEWithLogitsLossFlat, weighs each label by itself",
     ),
-    "a number": lambda: photo_learner(RegressionBlock, get_y=lambda number: 1.5 * number, n_out=1),
-    "a mask": lambda: photo_learner(MaskBlock(["a", "b"]), get_y=mask, loss_func=CrossEntropyLossFlat(axis=1)),
-    "scores of a plain loss": lambda: photo_learner(CategoryBlock, loss_func=nn.CrossEntropyLoss()),
-    "each label by itself": lambda: photo_learner(CategoryBlock, loss_func=BCEWithLogitsLossFlat()),
-    "two photos": lambda: photo_learner(CategoryBlock, inputs=(ImageBlock, ImageBlock)),
-    "grey photos": lambda: photo_learner(CategoryBlock, inputs=(ImageBlock(PILImageBW),), n_in=1),
-    "a table": of_numbers,
-    "loaders of torch": of_loaders_of_torch,
+    "two labels": (
+        lambda: photo_learner(
+            CategoryBlock, CategoryBlock, get_y=[label, label], loss_func=CrossEntropyLossFlat(), n_out=2
+        ),
+        "it gives a photo 2 labels of different kinds",
+    ),
+    "a number": (
+        lambda: photo_learner(RegressionBlock, get_y=lambda number: 1.5 * number, n_out=1),
+        "such as a number",
+    ),
+    "a mask": (
+        lambda: photo_learner(MaskBlock(["a", "b"]), get_y=mask, loss_func=CrossEntropyLossFlat(axis=1)),
+        "or a mask",
+    ),
+    "scores of a plain loss": (
+        lambda: photo_learner(CategoryBlock, loss_func=nn.CrossEntropyLoss()),
+        "its loss function, CrossEntropyLoss, does not say how scores become probabilities",
+    ),
+    "each label by itself": (
+        lambda: photo_learner(CategoryBlock, loss_func=BCEWithLogitsLossFlat()),
+        "a photo may have several or none",
+    ),
+    "two photos": (
+        lambda: photo_learner(CategoryBlock, inputs=(ImageBlock, ImageBlock)),
+        "it looks at 2 things at once",
+    ),
+    "grey photos": (
+        lambda: photo_learner(CategoryBlock, inputs=(ImageBlock(PILImageBW),), n_in=1),
+        "it fails on a photo of red, green and blue: .* to have 1 channels, but got 3",
+    ),
+    "scores without a label": (lambda: photo_learner(CategoryBlock, n_out=3), "it gives 3 scores for 2 labels"),
+    "a table": (of_numbers, "its data is not made of photos and labels"),
+    "loaders of torch": (of_loaders_of_torch, "its data is not made of photos and labels"),
 }
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")  # fastai's table
 @pytest.mark.parametrize("kind", UNFIT)
 def test_a_learner_that_the_page_cannot_serve_is_not_exported_and_not_loaded(kind, tmp_path):
-    learner = UNFIT[kind]()
+    make, reason = UNFIT[kind]
+    learner = make()
     path = tmp_path / "export.pkl"
-    with pytest.raises(TrainingError, match=r"^This learner cannot be served: .* Train it with blocks="):
+    with pytest.raises(TrainingError, match=rf"^This learner cannot be served: .*{reason}.* Train it with blocks="):
         export(learner, path)
     assert list(tmp_path.iterdir()) == []
     if kind == "loaders of torch":  # which fastai cannot export, either
         return
     learner.export(path.absolute())
-    with pytest.raises(ExportError, match=r"export.pkl cannot be served: it does not answer a photo .* blocks="):
+    with pytest.raises(ExportError, match=rf"export.pkl cannot be served: .*{reason}.* Train it with blocks="):
         Classifier.load(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 

@@ -18,7 +18,7 @@ from fasttransform import Pipeline
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bears.classifier import CARD, UNFIT, Classifier, ExportError
+from bears.classifier import CARD, Classifier, ExportError, unfit
 from bears.files import write_whole
 from bears.novelty import Reference
 from bears.training import TrainingError
@@ -42,14 +42,16 @@ def export(
     Raises `TrainingError` when `learner` is none that `Classifier` can serve, or the disk is full.
     """
     path = Path(path)
+    if reason := unfit(learner):
+        raise TrainingError(f"This learner cannot be served: {reason}")
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="load_learner", category=UserWarning)  # it is our own file
         file = Path(scratch, "export.pkl").resolve()  # an absolute path, so it is not taken to be under learner.path
         try:
             learner.export(file, pickle_module=_portable_pickle)
             Classifier(load_learner(file))
-        except (ExportError, AttributeError) as error:  # the latter is fastai's, with loaders that are not its own
-            raise TrainingError(f"This learner cannot be served: {UNFIT}") from error
+        except ExportError as error:
+            raise TrainingError(f"This learner cannot be served: {error}") from error
         released = load_learner(file)  # a copy, on the CPU, to strip
     size = tuple(learner.dls.valid.one_batch()[0].shape[-2:])
     _strip(released)
