@@ -7,14 +7,21 @@ from PIL import Image, ImageCms
 
 SRGB = ImageCms.createProfile("sRGB")
 LARGEST_PROFILE = 4 * 2**20  # bytes; those of printing presses have up to three million
-# x and y of white, red, green and blue, after ITU-T H.273; P3 and BT.2020 by the numbers that they have in cICP
-D65 = (0.3127, 0.3290)
+# By their numbers in ITU-T H.273: x and y of white, red, green and blue; and to which power a value is the light that
+# it means, as Chromium has it. Those for HDR are not here: their light is more than a page can show.
+D65, C = (0.3127, 0.3290), (0.310, 0.316)
 PRIMARIES = {
-    1: (*D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06),
-    9: (*D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
-    12: (*D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+    1: (*D65, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060),  # BT.709, sRGB
+    4: (*C, 0.670, 0.330, 0.210, 0.710, 0.140, 0.080),  # BT.470 M
+    5: (*D65, 0.640, 0.330, 0.290, 0.600, 0.150, 0.060),  # BT.470 BG
+    6: (*D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),  # BT.601
+    7: (*D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),  # SMPTE 240 M
+    9: (*D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),  # BT.2020
+    11: (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # DCI P3
+    12: (*D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # Display P3
 }
-SRGB_TRANSFER = b"\x0d"
+POWERS = {1: 2.4, 4: 2.2, 5: 2.8, 6: 2.4, 8: 1.0, 14: 2.4, 15: 2.4}
+SRGB_TRANSFER = 13
 BLOCK = 256  # rows at once: 50 million floats are enough memory by themselves
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
@@ -23,14 +30,17 @@ def to_srgb(image: Image.Image, info: dict) -> Image.Image:
     """`image` (RGB, RGBA, L or CMYK) in RGB or RGBA, by the profile in `info`, or by what a PNG says of its colours.
 
     A profile that is broken or meant for other pixels is ignored. Of several statements in a PNG the same one counts as
-    in Chromium: cICP, iCCP, sRGB, and then gAMA, with cHRM if that is there, too.
+    in Chromium: cICP, iCCP, sRGB, and then gAMA, with cHRM if that is there, too. `info["cicp"]` begins with the
+    numbers of primaries and transfer.
     """
     cicp, gamma, chromaticity = info.get("cicp"), info.get("gamma"), info.get("chromaticity")
     shades = np.linspace(0, 1, 256)
     if cicp and image.mode in ("RGB", "RGBA"):
-        if cicp[1:2] != SRGB_TRANSFER or cicp[0] not in PRIMARIES:
+        primaries, transfer = cicp[0], cicp[1]
+        if primaries not in PRIMARIES or transfer not in (*POWERS, SRGB_TRANSFER):
             return image
-        return _by_primaries(image, _linear(shades), PRIMARIES[cicp[0]])
+        linear = _linear(shades) if transfer == SRGB_TRANSFER else shades ** POWERS[transfer]
+        return _by_primaries(image, linear, PRIMARIES[primaries])
     if profile := info.get("icc_profile"):
         return _by_profile(image, profile)
     if "srgb" in info or image.mode not in ("RGB", "RGBA") or not gamma or not 0.1 <= gamma <= 10:

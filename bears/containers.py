@@ -1,4 +1,4 @@
-"""What holds a picture, read by its own structure: the chunks of a PNG, the directories of a TIFF, marks of cameras."""
+"""What holds a picture, read by its own structure: a PNG's chunks, an AVIF's boxes, a TIFF's directories."""
 
 import struct
 import zlib
@@ -45,6 +45,53 @@ def _is_small(profile: bytes) -> bool:
     except zlib.error:
         return False
     return len(unpacked) <= LARGEST_PROFILE
+
+
+def is_coarse(content: bytes) -> bool:
+    """Whether a progressive JPEG ends before its last scan, the one with the lowest bits of brightness (ITU-T T.81).
+
+    Within a scan, 0xFF comes before nothing but 0x00 and the marks of restarts.
+    """
+    (first, *_), (last, end, bit) = (_scan(content, find(b"\xff\xda")) for find in (content.find, content.rfind))
+    return (last, end, bit) != (first, 63, 0)
+
+
+def _scan(content: bytes, start: int) -> tuple[int, int, int]:
+    """Of a scan the first component, the last of the 64 coefficients, and the lowest bit."""
+    head = content[start + 4 : start + 16].ljust(12, b"\0")
+    end = 2 + 2 * min(head[0], 4)
+    return head[1], head[end], head[end + 1] & 0x0F
+
+
+MOST_BOXES = 1000
+CAMERAS = (1, 6, 14, 15)  # transfers of cameras for video, for which Chromium takes that of sRGB in an AVIF
+
+
+def nclx(content: bytes) -> bytes:
+    """What an AVIF or HEIC without a profile says of its colours, as a PNG's cICP would: ISO 23008-12, 14496-12."""
+    boxes = _boxes(content, 0, len(content))
+    for path in ((b"meta", 12), (b"iprp", 8), (b"ipco", 8)):  # and how long their heads are
+        kind, head = path
+        start, end = next(((start, end) for name, start, end in boxes if name == kind), (0, 0))
+        boxes = _boxes(content, start + head, end)
+    for name, start, _ in boxes:
+        if name == b"colr" and content[start + 8 : start + 12] == b"nclx" and len(content) >= start + 16:
+            primaries, transfer = struct.unpack_from(">HH", content, start + 12)
+            transfer = 13 if transfer in CAMERAS else transfer
+            return bytes([primaries, transfer]) if max(primaries, transfer) < 256 else b""
+    return b""
+
+
+def _boxes(content: bytes, place: int, end: int):
+    """Name, start and end of each box between two places."""
+    for _ in range(MOST_BOXES):
+        if place + 8 > end:
+            return
+        size, name = struct.unpack_from(">I4s", content, place)
+        yield name, place, min(place + size, end)
+        if size < 8:  # 0: to the end of the file; 1: longer than 4 GB
+            return
+        place += size
 
 
 # Cameras' RAW, as far as it is not TIFF: Canon's CR3, Fujifilm's, Olympus's, Panasonic's and Sigma's

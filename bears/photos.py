@@ -132,6 +132,8 @@ def _decoded(content: bytes, side: int) -> Image.Image:
         facts = {"animated": True} if _is_animated(image) else {}
         if tiff and tiff.several:
             facts["pages"] = True
+        if image.format in ("AVIF", "HEIF") and "icc_profile" not in image.info:
+            known["cicp"] = containers.nclx(content)
         image.info.update(known)
         image.draft("RGB", (side, side))  # only the JPEG decoder listens; Pillow picks 1, 1/2, 1/4 or 1/8
         _check_sides(image)
@@ -148,9 +150,12 @@ def _rest(image: Image.Image, content: bytes, side: int) -> tuple[Image.Image, i
     if image.format in ("JPEG", "MPO"):
         # Where the file has an end, libjpeg shows all that it has: of a progressive one a coarse picture, else the rows
         # that are there, and below them the grey of no light and no colour.
-        image = Image.open(io.BytesIO(content + b"\xff\xd9"), formats=("JPEG",))
-        image.draft("RGB", (side, side))
-        image.load()
+        image = _ended(content, side)
+        if image.info.get("progressive"):
+            # Anything else than the end would go on in the last scan, and change the rows that are not complete in it
+            going_on = np.asarray(_ended(content + len(content) * b"\x55", side))
+            rows = (going_on != np.asarray(image)).reshape(image.height, -1).any(axis=1)
+            image.info["coarse"] = containers.is_coarse(content) or bool(20 * rows.sum() > image.height)
         written = np.asarray(image).reshape(image.height, image.width, -1).max(2) != 128
     elif image.format in ("PNG", "GIF", "BMP") and image.im is not None:
         interlaced = image.info.get("interlace") or (image.format == "GIF" and image.tile[0].args[1])
@@ -172,6 +177,14 @@ def _rest(image: Image.Image, content: bytes, side: int) -> tuple[Image.Image, i
             "This picture is damaged or incomplete: less than half of it is there. Please choose another copy of it."
         )
     return image, missing
+
+
+def _ended(content: bytes, side: int) -> Image.Image:
+    """A JPEG that was cut off, with an end."""
+    image = Image.open(io.BytesIO(content + b"\xff\xd9"), formats=("JPEG",))
+    image.draft("RGB", (side, side))
+    image.load()
+    return image
 
 
 def _coarse(image: Image.Image, written: np.ndarray) -> Image.Image:

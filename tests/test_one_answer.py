@@ -57,6 +57,10 @@ PROFILES = {
 }
 
 
+# Primaries and transfer by their numbers in ITU-T H.273; nobody has the last ones
+CODED = [(1, 1), (4, 4), (5, 5), (6, 6), (7, 8), (9, 13), (9, 14), (11, 13), (12, 13), (12, 15), (3, 3)]
+
+
 def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
     png = encode(grainy(), "PNG")
     made = (
@@ -87,7 +91,12 @@ def photos():
     yield "PNG, gAMA and cHRM", png_with((b"gAMA", gamma), (b"cHRM", p3))
     yield "PNG, cHRM", png_with((b"cHRM", p3))
     yield "PNG, sRGB over gAMA", png_with((b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 100_000)))
-    yield "PNG, cICP", png_with((b"cICP", bytes([12, 13, 0, 1])))
+    avif = encode(grainy(), "AVIF", quality=100)
+    nclx = avif.index(b"colrnclx") + 8
+    for primaries, transfer in CODED:
+        yield f"PNG, cICP {primaries} {transfer}", png_with((b"cICP", bytes([primaries, transfer, 0, 1])))
+        said = struct.pack(">HH", primaries, transfer)
+        yield f"AVIF, nclx {primaries} {transfer}", avif[:nclx] + said + avif[nclx + 4 :]
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
     for format in ("JPEG", "WEBP"):
         yield f"{format}, turned in XMP", encode(grainy(), format, xmp=xmp, quality=100)
@@ -121,6 +130,12 @@ def smaller(browser):
     page.close()
 
 
+def difference(*pictures: Image.Image) -> float:
+    """On average, of 255."""
+    ours, theirs = (np.asarray(picture.resize((176, 176), Image.Resampling.BOX), float) for picture in pictures)
+    return np.abs(ours - theirs).mean()
+
+
 def test_the_browsers_copy_and_pythons_are_the_same_picture(smaller):
     different, as_they_are = {}, []
     for name, content in photos():
@@ -131,10 +146,8 @@ def test_the_browsers_copy_and_pythons_are_the_same_picture(smaller):
             continue
         ours, theirs = open_photo(content), open_photo(sent)
         assert ours.width / ours.height == pytest.approx(theirs.width / theirs.height, rel=0.01), name
-        ours, theirs = (
-            np.asarray(picture.resize((176, 176), Image.Resampling.BOX), float) for picture in (ours, theirs)
-        )
-        different[name] = np.abs(ours - theirs).mean()
+        different[name] = difference(ours, theirs)
+    print(sorted(different.items(), key=lambda i: -i[1])[:30], len(different))
     assert max(different.values()) < 3, max(different, key=different.get)
     assert as_they_are == ["AVIF, broken", "PNG, 12 of 16 bits"], "of which Python alone makes a picture"
 
@@ -157,7 +170,7 @@ def test_an_animation_is_sent_as_it_is(smaller, format):
 
 
 def test_a_bmp_whose_fourth_byte_means_nothing_is_not_sent_blank(smaller):
-    """Chromium shows it all white."""
+    """Some versions of Chromium show it all white, others as if it were opaque."""
     content = bytearray(encode(grainy().convert("RGBA"), "BMP"))
     size = struct.pack("<I", 108)  # a header of version 4, with masks, alpha among them
     masks = struct.pack("<4I", 0x00FF0000, 0x0000FF00, 0x000000FF, 0xFF000000)
@@ -168,7 +181,7 @@ def test_a_bmp_whose_fourth_byte_means_nothing_is_not_sent_blank(smaller):
     whole = size + bytes(header) + masks
     whole = whole.ljust(108, b"\0") + pixels.tobytes()
     content = b"BM" + struct.pack("<IHHI", 14 + len(whole), 0, 0, 122) + whole
-    assert smaller(content) == content
-    picture = open_photo(content)
+    picture, sent = open_photo(content), smaller(content)
     assert picture.info == {"transparent": True}
     assert np.asarray(picture).std() > 20
+    assert sent == content or difference(picture, open_photo(sent)) < 3

@@ -293,12 +293,20 @@ def test_of_a_file_that_was_cut_off_the_rows_that_are_there_are_shown(format, op
     assert remarks(found) == [f"This file is incomplete: its {side} third is missing."]
 
 
-def test_of_a_progressive_jpeg_and_an_interlaced_gif_that_were_cut_off_all_is_there():
-    for format, options in ("JPEG", {"progressive": True}), ("GIF", {"interlace": 1}):
-        content = encode(draw_bear(), format, **options)
-        picture = open_photo(content[: len(content) * 6 // 10])
-        assert_looks_like(picture, draw_bear(), tolerance=10)
-        assert picture.info == ({"incomplete": "its finer details are missing"} if format == "GIF" else {})
+@pytest.mark.parametrize("format, options", [("JPEG", {"progressive": True}), ("GIF", {"interlace": 1})])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_of_a_progressive_jpeg_and_an_interlaced_gif_that_were_cut_off_all_is_there(format, options, mode):
+    bear = draw_bear().convert(mode)
+    content = encode(bear, format, **options)
+    picture = open_photo(content[: len(content) * 6 // 10])
+    assert_looks_like(picture, bear.convert("RGB"), tolerance=10)
+    assert picture.info == {"incomplete": "its finer details are missing"}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_of_a_progressive_jpeg_without_its_last_bytes_nothing_is_missing(mode):
+    content = encode(draw_bear().convert(mode), "JPEG", progressive=True)
+    assert all(open_photo(content[:-lost]).info == {} for lost in (2, 13, 20))
 
 
 @pytest.mark.parametrize("orientation, side", [(1, "lower"), (3, "upper"), (6, "left"), (8, "right")])
