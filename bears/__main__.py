@@ -1,7 +1,7 @@
 """python -m bears photo.jpg folder/: what is on each photo, for those who have more than a page takes.
 
 Each line is printed as soon as it is known. Files in folders, and in those inside, are taken whatever their names;
-hidden ones are left out. The exit status is 1 if some file could not be answered, and 2 if there is no classifier.
+hidden ones are left out. The exit status is 1 if some file or folder could not be read, and 2 if there is no classifier.
 """
 
 import argparse
@@ -35,18 +35,24 @@ def main(arguments: list[str] | None = None) -> int:
     except ExportError as error:
         print(error, file=sys.stderr)
         return 2
-    files = list(found(options.photos))
-    write = {"csv": write_csv, "json": write_json}.get("csv" * options.csv + "json" * options.json, write_text)
+    unreadable: list[OSError] = []
+    files = list(found(options.photos, unreadable))
+    for error in unreadable:
+        print(f"{error.filename} cannot be read: {error.strerror}.", file=sys.stderr)
+    if not files:
+        print("There are no files there.", file=sys.stderr)
+    write = write_csv if options.csv else write_json if options.json else write_text
     failed = write(tqdm(answers(classifier, files), total=len(files), unit="photo", disable=None, leave=False))
-    return int(failed > 0)
+    return int(failed > 0 or bool(unreadable))
 
 
-def found(paths: list[Path]) -> Iterator[Path]:
+def found(paths: list[Path], unreadable: list[OSError]) -> Iterator[Path]:
+    """The files; what comes of folders that cannot be read is added to `unreadable`."""
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        for folder, inner, files in os.walk(path):
+        for folder, inner, files in os.walk(path, onerror=unreadable.append):
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
 

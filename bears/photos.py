@@ -6,6 +6,7 @@ the same pixels. The file's content decides its format; its name is never looked
 
 import io
 import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -223,7 +224,10 @@ def _stream(source) -> io.BytesIO:
     """The content of `source` in memory, once it is known to be neither empty nor too large."""
     if isinstance(source, (str, os.PathLike)):
         try:
-            size = os.stat(source).st_size
+            status = os.stat(source)
+            size = status.st_size
+            if not stat.S_ISREG(status.st_mode):  # a folder; or a pipe, which may never end
+                raise PhotoError(f"{source} is no file.")
             content = Path(source).read_bytes() if size <= MAX_BYTES else None
         except OSError as error:
             raise PhotoError(f"{source} cannot be read: {error.strerror}.") from error

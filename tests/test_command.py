@@ -1,14 +1,19 @@
 """python -m bears: what is on each of many photos, for people and for programs."""
 
 import csv
+import errno
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, draw_bear, encode
 
+from bears.__main__ import main
 from bears.classifier import Classifier
 
 
@@ -59,7 +64,31 @@ def test_nothing_but_photos_is_a_success(trap):
 
 
 def test_an_empty_folder_is_an_empty_list(tmp_path):
-    assert json.loads(bears("--json", tmp_path).stdout) == []
+    run = bears("--json", tmp_path)
+    assert json.loads(run.stdout) == [] and run.stderr == "There are no files there.\n"
+
+
+def test_a_folder_that_cannot_be_read_is_named(trap, monkeypatch, capsys):
+    scandir = os.scandir
+
+    def refused(folder):
+        if Path(folder).name == "day 1":  # whose permissions would not stop root, who runs tests in containers
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    monkeypatch.chdir(ROOT)
+    assert main([str(trap)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1
+    assert f"{trap / 'day 1'} cannot be read: Permission denied." in printed.err
+
+
+def test_a_pipe_in_a_folder_does_not_stop_the_others(trap, tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    shutil.copy(trap / "a.jpg", tmp_path / "b.jpg")
+    run = bears(tmp_path)
+    assert f"{tmp_path / 'a.jpg'} is no file." in run.stdout and "b.jpg: teddy" in run.stdout
 
 
 def test_without_a_classifier_it_says_so(trap, tmp_path):
