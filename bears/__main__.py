@@ -1,7 +1,7 @@
 """python -m bears photo.jpg folder/: what is on each photo, for those who have more than a page takes.
 
 Each line is printed as soon as it is known. Files in folders, and in those inside, are taken whatever their names;
-hidden ones are left out. The exit status is 1 if some file or folder could not be read, and 2 if there is no classifier.
+hidden ones are left out. The exit status is 1 if some file or folder could not be read, and 2 without a classifier.
 """
 
 import argparse
