@@ -1,7 +1,8 @@
 """python -m bears photo.jpg folder/: what is on each photo, for those who have more than a page takes.
 
 Each line is printed as soon as it is known. Files in folders, and in those inside, are taken whatever their names;
-hidden ones are left out. The exit status is 1 if some file or folder could not be read, and 2 without a classifier.
+hidden ones are left out. The exit status is 1 if some file or folder could not be read or it was interrupted, and 2
+without a classifier or for arguments that make no sense.
 """
 
 import argparse
@@ -22,7 +23,8 @@ COLUMNS = "file label probability novelty recognised remark".split()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m bears", description="Name what is on photos.")
+    novelty = "Novelty is how far a photo lies from all that was taught; above 1 it is not recognised."
+    parser = argparse.ArgumentParser("python -m bears", description="Name what is on photos.", epilog=novelty)
     parser.add_argument("photos", nargs="+", metavar="photo", type=Path, help="a file, or a folder with files in it")
     parser.add_argument("--export", default="export.pkl", help="the classifier; its MODEL_CARD.md lies beside it")
     how = parser.add_mutually_exclusive_group()
@@ -30,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     how.add_argument("--json", action="store_true", help="as a list for programs, with the probability of every label")
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files are not always text
+    if options.csv or options.json:  # the same everywhere
+        sys.stdout.reconfigure(encoding="utf-8", newline="")
     try:
         classifier = Classifier.load(options.export)
     except ExportError as error:
@@ -48,11 +52,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def found(paths: list[Path], unreadable: list[OSError]) -> Iterator[Path]:
     """The files; what comes of folders that cannot be read is added to `unreadable`."""
+    seen = set()  # folders: a link may lead back to one
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             yield path
             continue
-        for folder, inner, files in os.walk(path, onerror=unreadable.append):
+        for folder, inner, files in os.walk(path, onerror=unreadable.append, followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:
+                inner.clear()
+                continue
+            seen.add(real)
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
 
@@ -86,18 +95,28 @@ def write_text(rows) -> int:
         else:
             novelty = "" if answer.novelty is None else f"  novelty {answer.novelty:.2f}"
             said = f"{answer.label}  {answer.probability:.4f}{novelty}  {remark}"
-        tqdm.write(f"{file}: {said}".rstrip(), file=sys.stdout)
+        tqdm.write(_printable(f"{file}: {said}".rstrip()), file=sys.stdout)
         sys.stdout.flush()
     return failed
 
 
+def _printable(text: str) -> str:
+    """With what could move a terminal's cursor, or is no text, escaped."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _inert(text: str) -> str:
+    """So that a spreadsheet does not take the name of a file for a formula."""
+    return f"./{text}" if text[:1] in tuple("=+-@") else text
+
+
 def write_csv(rows) -> int:
     failed = 0
-    table = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    table = csv.DictWriter(sys.stdout, COLUMNS)
     table.writeheader()
     for file, answer, remark in rows:
         failed += answer is None
-        row = dict.fromkeys(COLUMNS) | {"file": file, "remark": remark}
+        row = dict.fromkeys(COLUMNS) | {"file": _inert(str(file)), "remark": _inert(remark)}
         table.writerow(row | {name: getattr(answer, name) for name in COLUMNS[1:5] if answer})
         sys.stdout.flush()
     return failed

@@ -9,8 +9,8 @@ export const SENTENCES = {
   starting: "Getting ready …",
   unreachable: "The server cannot be reached. This page goes on trying.",
   blocked:
-    "The server is there, but something on the way to it seems to block WebSockets, which this page needs, as some " +
-    "companies' proxies do. This page goes on trying; from another network it may work at once.",
+    "Something on the way to the server holds back what this page needs (WebSockets), as the networks of some companies " +
+    "do. Try another network, such as your phone's. This page goes on trying.",
   interrupted: `${LOST} It goes on trying, and what is on it stays.`,
   ended: `${LOST} What is on it stays, but it cannot classify any more.`,
 };
@@ -39,7 +39,10 @@ export function watch(kernel, server, say) {
     if (status === 404) return end();
     const waited = Date.now() - asked;
     if (connected() && status === 200) {
-      if (state !== "busy" && waited > 2 * PATIENCE) retry(); // it has nothing to do: the connection is open, and dead
+      if (state !== "busy" && waited > 2 * PATIENCE) {
+        say(session ? "interrupted" : "blocked"); // it has nothing to do: the connection is open, and nothing passes
+        retry();
+      }
     } else {
       if (waited > PATIENCE) say(session ? "interrupted" : status === 200 ? "blocked" : "unreachable");
       if (status === 200) retry();
@@ -50,6 +53,8 @@ export function watch(kernel, server, say) {
   async function ask() {
     try {
       const response = await server(AbortSignal.timeout(PATIENCE));
+      const json = response.headers.get("content-type")?.includes("json"); // else it is a proxy that speaks
+      if (response.status === 404 && !json) return { status: 0 };
       return { status: response.status, state: response.ok ? (await response.json()).execution_state : "" };
     } catch {
       return { status: 0 };
@@ -95,8 +100,8 @@ export function watch(kernel, server, say) {
 export function notice(server) {
   const bar = Object.assign(document.createElement("div"), { className: "gone" });
   const text = document.createElement("span");
-  const reload = Object.assign(document.createElement("button"), { textContent: "Reload" });
-  reload.onclick = async () => {
+  const reload = document.createElement("button");
+  const patiently = { disabled: false, textContent: "Reload", onclick: async () => {
     Object.assign(reload, { disabled: true, textContent: "Waiting for the server …" });
     // before it is back, an error would take the place of this page and what is on it
     for (const end = Date.now() + 30_000; Date.now() < end; await new Promise((go) => setTimeout(go, 1000))) {
@@ -104,11 +109,15 @@ export function notice(server) {
       if (response && response.status < 500) return location.reload();
     }
     Object.assign(reload, { disabled: false, textContent: "Reload anyway", onclick: () => location.reload() });
-  };
+  } };
+  Object.assign(reload, patiently);
   bar.setAttribute("role", "alert");
   bar.append(text, reload);
   return (sentence) => {
-    if (!sentence) return bar.remove();
+    if (!sentence) {
+      Object.assign(reload, patiently);
+      return bar.remove();
+    }
     if (text.textContent !== sentence) text.textContent = sentence;
     if (!bar.isConnected) document.body.prepend(bar);
   };

@@ -97,10 +97,14 @@ const loading = document.getElementById("loading");
 const server = (signal) => fetch(`${baseUrl}api/kernels/${config.kernelId}`, { cache: "no-store", signal });
 const bar = notice(server);
 const ended = new Promise((_, reject) => {
+  let trouble = null;
   watch(kernel, server, (name) => {
     if (loading.hidden) return bar(name && SENTENCES[name]);
-    if (name === "ended") reject(new Error("The kernel has ended."));
-    else loading.textContent = SENTENCES[name ?? "starting"];
+    if (name === "ended") return reject(new Error("The kernel has ended."));
+    loading.textContent = SENTENCES[name ?? "starting"];
+    // What was asked may be lost, and is not asked again
+    if (trouble && !name) setTimeout(() => loading.hidden || location.reload(), 10_000);
+    trouble = name;
   });
 });
 const manager = new Manager(kernel);

@@ -102,6 +102,7 @@ class Link:
     cut = False  # connections are broken, and new ones refused
     held = False  # connections stay, and nothing arrives
     websockets = True
+    mute = False  # new WebSockets are opened, and nothing passes
 
     def __init__(self, url: str):
         self._target = urlsplit(url)
@@ -146,15 +147,18 @@ class Link:
             head = await reader.readuntil(b"\r\n\r\n")
             if self.cut:
                 return writer.transport.abort()
-            if not self.websockets and b"upgrade: websocket" in head.lower():
+            socket = b"upgrade: websocket" in head.lower()
+            if not self.websockets and socket:
                 writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                 return writer.close()
             there, upstream = await asyncio.open_connection(self._target.hostname, self._target.port)
             self._writers.add(upstream)
             upstream.write(head)
-            await asyncio.gather(self._pump(reader, upstream, True), self._pump(there, writer, False))
+            mute = socket and self.mute
+            pumps = self._pump(reader, upstream, True, mute), self._pump(there, writer, False, mute)
+            await asyncio.gather(*pumps)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to_server: bool):
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to_server: bool, mute: bool):
         with contextlib.suppress(OSError):
             while data := await reader.read(16_384):
                 if to_server and self.rate:
@@ -162,6 +166,8 @@ class Link:
                         await asyncio.sleep(len(data) / self.rate)
                 while self.held:
                     await asyncio.sleep(0.05)
+                if mute and not data.startswith(b"HTTP/1.1 101"):
+                    continue
                 writer.write(data)
                 await writer.drain()
         writer.close()

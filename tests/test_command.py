@@ -22,16 +22,17 @@ def trap(tmp_path_factory):
     """A camera trap's card: folders in folders, and what does not belong there."""
     folder = tmp_path_factory.mktemp("trap")
     (folder / "day 1" / ".thumbs").mkdir(parents=True)
-    for name in ("a.jpg", "day 1/b", "day 1/c,d\n.jpg", "day 1/.thumbs/e.jpg", ".f.jpg"):
+    for name in ("a.jpg", "day 1/b", "day 1/c,d\r\n.jpg", "day 1/.thumbs/e.jpg", ".f.jpg"):
         (folder / name).write_bytes(encode(draw_bear(200), "JPEG"))
     (folder / "day 1" / "notes.txt").write_text("no photo")
     return folder
 
 
 def bears(*arguments, folder=ROOT):
-    return subprocess.run(
-        [sys.executable, "-m", "bears", *map(str, arguments)], cwd=folder, capture_output=True, text=True
-    )
+    """What it prints, line endings and all."""
+    run = subprocess.run([sys.executable, "-m", "bears", *map(str, arguments)], cwd=folder, capture_output=True)
+    run.stdout, run.stderr = run.stdout.decode(), run.stderr.decode()
+    return run
 
 
 def test_every_file_gets_a_line_and_what_is_no_photo_stops_no_other(trap):
@@ -39,6 +40,7 @@ def test_every_file_gets_a_line_and_what_is_no_photo_stops_no_other(trap):
     expected = Classifier.load(ROOT / "export.pkl").classify(trap / "a.jpg")
     assert f"a.jpg: {expected.label}  {expected.probability:.4f}  novelty {expected.novelty:.2f}\n" in run.stdout
     assert f"{trap}/day 1/b: {expected.label}" in run.stdout
+    assert r"/day 1/c,d\r\n.jpg: teddy" in run.stdout, "in one line"
     assert "notes.txt: This file is not a picture" in run.stdout
     assert "missing.jpg cannot be read: No such file" in run.stdout
     assert ".thumbs" not in run.stdout and ".f.jpg" not in run.stdout
@@ -46,9 +48,9 @@ def test_every_file_gets_a_line_and_what_is_no_photo_stops_no_other(trap):
 
 
 def test_for_programs_there_are_csv_and_json(trap):
-    rows = list(csv.DictReader(io.StringIO(bears("--csv", trap).stdout)))
+    rows = list(csv.DictReader(io.StringIO(bears("--csv", trap).stdout, newline="")))
     found = json.loads(bears("--json", trap).stdout)
-    names = [f"{trap}/{name}" for name in ("a.jpg", "day 1/b", "day 1/c,d\n.jpg", "day 1/notes.txt")]
+    names = [f"{trap}/{name}" for name in ("a.jpg", "day 1/b", "day 1/c,d\r\n.jpg", "day 1/notes.txt")]
     assert [row["file"] for row in rows] == [row["file"] for row in found] == names
     for row, same in zip(rows[:3], found[:3], strict=True):
         assert row["label"] == same["label"] == "teddy"
@@ -88,7 +90,7 @@ def test_a_pipe_in_a_folder_does_not_stop_the_others(trap, tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     shutil.copy(trap / "a.jpg", tmp_path / "b.jpg")
     run = bears(tmp_path)
-    assert f"{tmp_path / 'a.jpg'} is no file." in run.stdout and "b.jpg: teddy" in run.stdout
+    assert f"{tmp_path / 'a.jpg'} is not a file of its own" in run.stdout and "b.jpg: teddy" in run.stdout
 
 
 def test_without_a_classifier_it_says_so(trap, tmp_path):
@@ -96,7 +98,25 @@ def test_without_a_classifier_it_says_so(trap, tmp_path):
     assert run.returncode == 2 and "There is no" in run.stderr and run.stdout == ""
 
 
-def test_a_reader_that_has_enough_is_no_error(trap):
-    command = f"{sys.executable} -m bears --csv {trap} {trap} {trap} | head -n 1"
+def test_a_reader_that_has_enough_gets_no_complaint(trap):
+    files = f"{trap}/a.jpg " * 50
+    command = f"{sys.executable} -m bears --csv {files} | head -n 1"
     run = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.startswith("file,") and run.stderr == ""
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(trap, tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "trap").symlink_to(trap)
+    (tmp_path / "all" / "again").symlink_to(tmp_path / "all")
+    run = bears(tmp_path / "all")
+    assert run.stdout.count(": teddy") == 3
+
+
+def test_the_name_of_a_file_is_no_formula_and_what_is_no_path_has_a_line(tmp_path):
+    (tmp_path / "=1+1.jpg").write_bytes(encode(draw_bear(200), "JPEG"))
+    run = bears("--csv", f"--export={ROOT / 'export.pkl'}", ".", "=2", "x" * 300, folder=tmp_path)
+    rows = list(csv.DictReader(io.StringIO(run.stdout)))
+    assert [row["file"] for row in rows] == ["./=1+1.jpg", "./=2", "x" * 300]
+    assert rows[0]["label"] == "teddy" and rows[1]["remark"].startswith("./=2 cannot be read")
+    assert "File name too long" in rows[2]["remark"]

@@ -81,16 +81,27 @@ def test_a_kernel_that_has_much_to_do_is_not_called_lost(browser, project, tmp_p
         visitor.leaves()
 
 
-def test_where_websockets_are_blocked_the_page_says_so_and_goes_on_trying(browser, link, screenshot):
-    link.websockets = False
+@pytest.mark.parametrize("how", ["refused", "opened, and nothing passes"])
+def test_where_websockets_are_blocked_the_page_says_so_and_goes_on_trying(browser, link, screenshot, how):
+    link.websockets, link.mute = how != "refused", how != "refused"
     page = browser.new_page()
     page.goto(link.url)
-    expect(page.get_by_role("status")).to_contain_text("seems to block WebSockets", timeout=12_000)
+    expect(page.get_by_role("status")).to_contain_text("holds back what this page needs", timeout=20_000)
     screenshot(page)
-    link.websockets = True
+    link.websockets, link.mute = True, False
     expect(page.locator(".choose")).to_be_visible(timeout=60_000)
     expect(page.get_by_role("status")).to_be_hidden()
     page.close()
+
+
+def test_what_a_proxy_does_not_find_for_a_moment_is_not_the_end(remote, link):
+    address = f"**/api/kernels/{remote.kernel}"
+    remote.page.route(address, lambda route: route.fulfill(status=404, body="404 page not found"))
+    link.breaks()
+    expect(remote.page.get_by_role("alert")).to_contain_text(TRYING)
+    remote.page.unroute(address)
+    link.mends()
+    expect(remote.page.get_by_role("alert")).to_have_count(0)
 
 
 def test_when_the_kernel_has_ended_the_page_says_so_and_offers_to_reload(newcomer, screenshot):

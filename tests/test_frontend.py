@@ -143,7 +143,7 @@ def test_a_page_whose_kernel_has_ended_says_so(browser, url):
     """As when a browser shows yesterday's tabs again."""
     page = browser.new_context().new_page()
     page.route("**/api/kernels/*/channels*", lambda route: route.abort())
-    page.route("**/api/kernels/*", lambda route: route.fulfill(status=404))
+    page.route("**/api/kernels/*", lambda route: route.fulfill(status=404, json={"message": "Kernel does not exist"}))
     page.route_web_socket("**/channels*", lambda socket: socket.close())
     page.goto(url)
     expect(page.get_by_role("status")).to_have_text("This page could not be started. Please reload it.")
@@ -169,7 +169,7 @@ def test_a_proxy_without_a_server_behind_it_is_not_asked_a_hundred_times_a_secon
     opened[0].close(code=1011)
     page.wait_for_timeout(3000)
     assert len(opened) == 2
-    page.route("**/api/kernels/*", lambda route: route.fulfill(status=404))
+    page.route("**/api/kernels/*", lambda route: route.fulfill(status=404, json={"message": "Kernel does not exist"}))
     page.wait_for_timeout(9000)
     assert len(opened) in (2, 3), "it goes on until the kernel is known to have ended"
     expect(page.locator(".choose")).to_be_visible()

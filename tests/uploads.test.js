@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { dropped, Sender } from "../bears/serving/uploads.js";
+import { entriesOf, photosIn, Sender } from "../bears/serving/uploads.js";
 
 // anywidget's model, and behind it a kernel that does as uploads.py says; `lose(message)` decides what is lost on the way.
 class Model {
@@ -10,10 +10,11 @@ class Model {
   lots = []; // for each lot that was announced, the content of its files as far as it has arrived
   state = { most: 20, largest: 1000, side: 512, uncounted: 50 };
   lose = () => false;
-  #handlers = [];
+  #handlers = new Set();
 
   get = (name) => this.state[name];
-  on = (event, handler) => event === "msg:custom" && this.#handlers.push(handler);
+  on = (event, handler) => event === "msg:custom" && this.#handlers.add(handler);
+  off = (event, handler) => event === "msg:custom" && this.#handlers.delete(handler);
 
   send(message, callbacks, buffers = []) {
     if (this.lose(message)) return;
@@ -28,7 +29,7 @@ class Model {
       [this.lot, this.files, this.count] = [lot, files, count];
     }
     if (event === "lot") return { lot };
-    if (event === "failed") return { lot, file, bytes: 0 };
+    if (event === "failed" || event === "slow") return { lot, file, bytes: 0 };
     if (event !== "piece") return null;
     if (lot !== this.lot) return { lot, file, bytes: of };
     const has = this.lots.at(-1)[file];
@@ -85,7 +86,8 @@ const long = "0123456789abcdef".repeat(40_000); // 640 kB: ten pieces of the fir
 
 test("a large file comes in pieces, two at a time", async () => {
   const model = new Model();
-  model.state.largest = 10 ** 6;
+  model.state.largest = 10 ** 7;
+  const large = long.repeat(8); // 5 MB
   let [pieces, ahead] = [0, 0];
   model.lose = ({ event, start }) => {
     if (event !== "piece") return false;
@@ -93,9 +95,9 @@ test("a large file comes in pieces, two at a time", async () => {
     ahead = Math.max(ahead, start - model.lots[0][0].length);
     return false;
   };
-  await sender(model).send([file("long", long)]);
-  assert.equal(model.lots[0][0], long);
-  assert.ok(pieces > 2 && pieces <= 10, `${pieces} pieces`);
+  await sender(model).send([file("large", large)]);
+  assert.equal(model.lots[0][0], large);
+  assert.ok(pieces > 5 && pieces <= 80, `${pieces} pieces`);
   assert.ok(ahead <= 2 * 1024 * 1024, `${ahead} bytes ahead of what has arrived`);
 });
 
@@ -106,6 +108,8 @@ for (const [what, lose] of Object.entries({
   "the last piece": ({ event, start, of }, before) => event === "piece" && start > of - 100_000 && !before.last++,
   "every third message": (message, before) => ++before.all % 3 === 0,
   "the word that one failed": ({ event }, before) => event === "failed" && before.failed === 0,
+  // and the answer to a piece that came twice is none to this word
+  "the first piece, and that one failed": ({ event }, before) => ["piece", "failed"].includes(event) && before[event] === 0,
 })) {
   test(`${what} is sent again when it was lost`, async () => {
     const model = new Model();
@@ -135,13 +139,17 @@ test("a lot takes the place of the one before, of which nothing more is sent", a
   const model = new Model();
   model.state.largest = 10 ** 6;
   const sending = sender(model, { lost: 10_000 });
-  let second;
-  model.lose = ({ event }) => {
+  let second, first;
+  let late = 0;
+  model.lose = ({ event, lot }) => {
+    first ??= lot;
+    if (event === "piece" && second) late += lot === first;
     if (event === "piece") second ??= sending.send([file("next", "next")]);
     return false;
   };
   await sending.send([file("long", long), file("never", "never")]);
   await second;
+  assert.ok(late <= 1, `${late} pieces of the first lot after the second began`);
   assert.equal(model.lots.length, 2);
   assert.deepEqual(model.lots[1], ["next"]);
   assert.equal(model.lots[0][1], "");
@@ -156,6 +164,23 @@ test("a file that takes long to read does not hold up the others, and arrives in
   assert.deepEqual(model.said, ["lot", "slow0", "piece1"]);
   await new Promise((go) => setTimeout(go, 900));
   assert.deepEqual(model.lots, [["late", "two"]]);
+});
+
+test("the word that one is slow is sent again when it was lost", async () => {
+  const model = new Model();
+  let words = 0;
+  model.lose = ({ event }) => event === "slow" && words++ === 0;
+  const never = { name: "cloud", size: 4, arrayBuffer: () => new Promise(() => {}) };
+  await sender(model).send([never, file("b", "two")]);
+  assert.deepEqual(model.said, ["lot", "slow0", "piece1"]);
+});
+
+test("after its end it sends nothing more", async () => {
+  const model = new Model();
+  const sending = sender(model);
+  model.lose = ({ event }) => event === "piece" && (sending.close(), true);
+  await sending.send([file("a", "one"), file("b", "two")]);
+  assert.deepEqual(model.said, ["lot"]);
 });
 
 test("what cannot be said does not end all that follows", async (t) => {
@@ -180,18 +205,20 @@ const entry = (name, content = name, type = "image/jpeg") => ({
   file: (go, fail) => (content === null ? fail(new Error("NotFoundError")) : go(new File([content], name, { type }))),
   createReader() {
     const rest = [...content];
-    return { readEntries: (go) => go(rest.splice(0, 3)) }; // browsers give a hundred at a time
+    const some = (go, fail) => (rest[0] === null ? fail(new Error("NotReadableError")) : go(rest.splice(0, 3)));
+    return { readEntries: some }; // browsers give a hundred at a time
   },
 });
 const transfer = (...entries) => ({
   items: [...entries.map((entry) => ({ webkitGetAsEntry: () => entry })), { webkitGetAsEntry: () => null }],
   files: entries.map(({ name }) => new File(["a"], name)),
 });
+const dropped = (transfer, ...limits) => photosIn(entriesOf(transfer), ...limits);
 const names = ({ files }) => files.map(({ name }) => name);
 
 test("a folder gives its photos, in order, with those in folders inside, and nothing else", async () => {
   const inner = entry("in", [entry("z.heic", "z", ""), entry("film.mp4", "f", "video/mp4")]);
-  const odds = [entry(".DS_Store"), entry("Thumbs.db", "t", "")];
+  const odds = [entry(".DS_Store"), entry("Thumbs.db", "t", ""), entry("9.AAE", "a", "")];
   const found = await dropped(transfer(entry("out", [entry("10.jpg"), entry("9.jpg"), inner, ...odds])), 20, 50);
   assert.deepEqual(names(found), ["9.jpg", "10.jpg", "z.heic"]);
   assert.equal(found.count, 3);
@@ -217,7 +244,21 @@ test("a file in a folder that cannot be opened fails like any other", async () =
   assert.ok(model.said.includes("failed1"));
 });
 
-test("without folders the files are the browser's own", async () => {
-  const files = transfer(entry("a.jpg"));
-  assert.deepEqual((await dropped(files, 20, 50)).files, files.files);
+for (const [what, content] of Object.entries({ nothing: [null], "not all": [entry("a"), entry("b"), entry("c"), null] })) {
+  test(`a folder of which ${what} can be read is among what fails`, async () => {
+    const found = await dropped(transfer(entry("out", content)), 20, 50);
+    const model = new Model();
+    await sender(model).send(found.files);
+    assert.equal(model.files.at(-1).name, "out/");
+    assert.deepEqual(model.lots[0].filter(Boolean).length, content.length - 1);
+    assert.equal(model.said.at(-1), `failed${content.length - 1}`);
+  });
+}
+
+test("a folder of very many files that are no photos is not looked through for ever", async () => {
+  let opened = 0;
+  const note = { name: "n", isDirectory: false, file: (go) => go(new File([], `${++opened}`, { type: "text/plain" })) };
+  const found = await dropped(transfer(entry("out", Array(5000).fill(note))), 20, 50);
+  assert.deepEqual(names(found), []);
+  assert.ok(opened < 600, `${opened} files opened`);
 });

@@ -33,7 +33,7 @@ class Row(widgets.HBox):
         self.coming = True  # its content is on its way, as far as one knows
         self.slow = False  # but nobody is to wait for it
         self.photo = None  # the picture, while it has no answer
-        self._name = name
+        self._name = name = name.encode("utf-8", "replace").decode()  # Windows' names are not always text
         self._file = widgets.HTML(escape(name))  # a Label would make mathematics of a name with $ in it
         self._says, self._more = widgets.Label("On its way …"), widgets.HTML()
         self._file.add_class("file")  # see page.css
@@ -71,6 +71,13 @@ class Row(widgets.HBox):
         self._says.remove_class("coming")
         self._says.value = sentence
 
+    def close(self) -> None:
+        """Let go of it and all it holds: ipywidgets keeps every widget until it is told that."""
+        self.photo = None
+        for part in list(_inside(self)):
+            part.close()
+        super().close()
+
     @contextmanager
     def faults(self) -> Iterator[None]:
         """Whatever goes wrong with this file is said in its row, and stops no other."""
@@ -80,7 +87,7 @@ class Row(widgets.HBox):
             self.warn(str(error))
         except Exception:  # a fault of ours: without this, Voilà would show nothing at all
             traceback.print_exc(file=sys.__stderr__)  # for the server's log, not for the page
-            self.warn("Something went wrong here; the photo is not to blame. Please reload the page.")
+            self.warn("Something went wrong here; the photo is not to blame. Please choose it again.")
 
 
 class Rows(widgets.VBox):
@@ -101,7 +108,10 @@ class Rows(widgets.VBox):
 
     def begin(self, names: list[str], note: str = "") -> tuple[Row, ...]:
         """New rows in place of the old ones."""
+        old = self.rows
         self._answers.children = [Row(name) for name in names]
+        for row in old:
+            row.close()
         self.note(note)
         return self.rows
 
@@ -124,6 +134,13 @@ class Rows(widgets.VBox):
             yield row
             self._progress.value += 1
         self._progress.layout.visibility = "hidden"
+
+
+def _inside(widget: widgets.Widget) -> Iterator[widgets.Widget]:
+    for part in (*getattr(widget, "children", ()), getattr(widget, "layout", None), getattr(widget, "style", None)):
+        if part is not None:
+            yield from _inside(part)
+            yield part
 
 
 def complaints() -> list[widgets.HTML]:

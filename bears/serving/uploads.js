@@ -70,11 +70,20 @@ export class Sender {
   constructor(model, options = {}) {
     this.#model = model;
     this.#options = { smaller, lost: LOST, slow: SLOW, ...options };
-    model.on("msg:custom", (answer) => {
-      if (answer?.event !== "got" || answer.lot !== this.#lot) return;
-      this.#answers.push(answer);
-      this.#wake();
-    });
+    model.on("msg:custom", this.#hear);
+  }
+
+  #hear = (answer) => {
+    if (answer?.event !== "got" || answer.lot !== this.#lot) return;
+    this.#answers.push(answer);
+    this.#wake();
+  };
+
+  // Sends nothing more
+  close() {
+    this.#model.off("msg:custom", this.#hear);
+    this.#lot = undefined;
+    this.#wake();
   }
 
   note(note) {
@@ -97,7 +106,7 @@ export class Sender {
       if (lot !== this.#lot) return;
       if (content !== undefined) said = deliver(content);
       else {
-        this.#model.send({ event: "slow", lot, file });
+        said = this.#then(() => this.#tell({ event: "slow", lot, file }));
         read.then(deliver);
       }
       await said;
@@ -141,11 +150,11 @@ export class Sender {
     }
   }
 
-  // Something small, until it is answered
+  // Something small, until it is answered. Other answers, late ones, are of no interest.
   async #tell(message) {
     while (message.lot === this.#lot) {
       this.#model.send(message);
-      if (await this.#answer(message.lot)) return;
+      for (let answer; (answer = await this.#answer(message.lot)); ) if (answer.file === message.file) return;
     }
   }
 
@@ -164,29 +173,35 @@ function inTime(promise, ms) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-const ODDS = /^(\.|thumbs\.db$|desktop\.ini$)/i; // what systems put into folders
+const ODDS = /^(\.|thumbs\.db$|desktop\.ini$)|\.(aae|xmp|thm|lrv)$/i; // what systems and cameras put beside photos
 
-// What was dropped: files, those in folders, too, and how many there were. It has to be called before anything is awaited.
-export async function dropped(transfer, most, uncounted) {
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  const files = [...transfer.files];
-  if (!entries.some((entry) => entry.isDirectory)) return { files, count: files.length };
-  const found = [];
-  let count = 0;
-  for await (const file of photosIn(entries)) {
-    if (count++ < most) found.push(file);
-    if (count > uncounted) break;
+// The entries of what was dropped that are files or folders. It has to be called before anything is awaited.
+export const entriesOf = (transfer) => [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+
+// The photos among files and folders, those in folders inside, too: the first ones, and how many there are. Of very many
+// files not all are looked at.
+export async function photosIn(entries, most, uncounted) {
+  const files = [];
+  let [count, looked] = [0, 0];
+  for await (const file of walk(entries)) {
+    looked += 1;
+    if (file && count++ < most) files.push(file);
+    if (count > uncounted || looked > 10 * uncounted) return { files, count: uncounted + 1 };
   }
-  return { files: found, count };
+  return { files, count };
 }
 
-async function* photosIn(entries, inFolder = false) {
+// Each file, or null for what is no photo
+async function* walk(entries, inFolder = false) {
   for (const entry of entries.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }))) {
-    if (inFolder && ODDS.test(entry.name)) continue;
-    if (entry.isDirectory) yield* photosIn(await inside(entry), true);
-    else {
+    if (inFolder && ODDS.test(entry.name)) yield null;
+    else if (entry.isDirectory) {
+      const { entries, whole } = await inside(entry);
+      yield* walk(entries, true);
+      if (!whole) yield unreadable(`${entry.name}/`);
+    } else {
       const file = await new Promise((go, fail) => entry.file(go, fail)).catch(() => unreadable(entry.name));
-      if (!inFolder || !file.type || file.type.startsWith("image/")) yield file;
+      yield !inFolder || !file.type || file.type.startsWith("image/") ? file : null;
     }
   }
 }
@@ -194,10 +209,14 @@ async function* photosIn(entries, inFolder = false) {
 async function inside(folder) {
   const entries = [];
   const reader = folder.createReader();
-  for (;;) {
-    const some = await new Promise((go, fail) => reader.readEntries(go, fail)).catch(() => []);
-    if (!some.length) return entries;
-    entries.push(...some); // a hundred at a time
+  try {
+    for (;;) {
+      const some = await new Promise((go, fail) => reader.readEntries(go, fail));
+      if (!some.length) return { entries, whole: true };
+      entries.push(...some); // a hundred at a time
+    }
+  } catch {
+    return { entries, whole: false };
   }
 }
 
@@ -210,8 +229,13 @@ export default {
       target.addEventListener(type, handler, { signal: listening.signal, ...options });
 
     const sender = new Sender(model);
-    const closed = () => document.querySelector(".choose")?.disabled; // there is no classifier
-    const send = (files, count) => files.length && !closed() && sender.send(files, count);
+    const closed = () => Boolean(document.querySelector(".choose")?.disabled); // there is no classifier
+    let newest = 0; // of what was handed over: a large folder may be looked through when the next photo is there already
+    const send = (files, count) => {
+      if (!files.length || closed()) return;
+      newest += 1;
+      sender.send(files, count);
+    };
 
     // Chosen, with the button of the FileUpload, before it opens a chooser itself; on a phone, with the camera, too
     const touch = matchMedia("(pointer: coarse)").matches;
@@ -236,29 +260,45 @@ export default {
     };
     listen(document, "click", choose, { capture: true });
 
-    // Dropped. Of a picture in another page most browsers hand over only the address.
+    // Dropped, from elsewhere. Of a picture in another page most browsers hand over only the address. Where this page is
+    // shown twice, as JupyterLab can, one of the two takes it.
     document.body.dataset.dropping = "Drop photos here";
-    const carries = (event, ...types) => types.some((type) => event.dataTransfer?.types.includes(type));
+    let ours = false; // what is dragged is a part of this page
+    listen(document, "dragstart", () => (ours = true), { capture: true });
+    listen(document, "dragend", () => (ours = false), { capture: true });
+    const offers = (event) =>
+      !ours && !event.defaultPrevented && ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
     listen(document, "dragover", (event) => {
-      if (!carries(event, "Files", "text/uri-list")) return;
-      event.preventDefault();
-      document.body.classList.add("dropping");
+      if (!offers(event)) return;
+      event.preventDefault(); // or the browser would open it, in place of this page
+      if (closed()) event.dataTransfer.dropEffect = "none";
+      else document.body.classList.add("dropping");
     });
     listen(document, "dragleave", (event) => {
       if (!event.relatedTarget) document.body.classList.remove("dropping");
     });
     listen(document, "drop", async (event) => {
       document.body.classList.remove("dropping");
-      if (!carries(event, "Files", "text/uri-list") || closed()) return;
+      if (!offers(event)) return;
       event.preventDefault();
-      const onlyAddress = !carries(event, "Files");
-      const { files, count } = await dropped(event.dataTransfer, model.get("most"), model.get("uncounted"));
-      if (files.length) send(files, count);
-      else sender.note(onlyAddress ? "address" : "empty");
+      if (closed()) return;
+      const [files, entries] = [[...event.dataTransfer.files], entriesOf(event.dataTransfer)];
+      if (!entries.some((entry) => entry.isDirectory)) return files.length ? send(files) : sender.note("address");
+      const drop = ++newest;
+      sender.note("looking");
+      const photos = await photosIn(entries, model.get("most"), model.get("uncounted"));
+      if (drop !== newest) return;
+      if (photos.files.length) send(photos.files, photos.count);
+      else sender.note("empty");
     });
 
     // Pasted
-    listen(document, "paste", (event) => send([...(event.clipboardData?.files ?? [])]));
+    listen(document, "paste", (event) => {
+      const files = [...(event.clipboardData?.files ?? [])];
+      if (!files.length || event.defaultPrevented || event.target.closest?.("input, textarea, [contenteditable=true]")) return;
+      event.preventDefault();
+      send(files);
+    });
 
     const hint = Object.assign(document.createElement("p"), { className: "hint" });
     hint.textContent = "or drop them anywhere on this page, or paste one";
@@ -274,13 +314,20 @@ export default {
         if (label !== button.textContent) button.textContent = label;
       }
       for (const answers of document.querySelectorAll(".answers:not([aria-live])")) answers.setAttribute("aria-live", "polite");
+      for (const says of document.querySelectorAll(".answers .says")) {
+        const live = says.classList.contains("coming") ? "off" : "polite"; // not every hundredth that has arrived
+        if (says.getAttribute("aria-live") !== live) says.setAttribute("aria-live", live);
+      }
+      if (take.disabled !== closed()) take.disabled = closed();
     };
     const changes = new MutationObserver(tidy);
-    changes.observe(document.body, { childList: true, subtree: true, characterData: true });
+    const which = { childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ["class", "disabled"] };
+    changes.observe(document.body, which);
     tidy();
     return () => {
       changes.disconnect();
       listening.abort();
+      sender.close();
     };
   },
 };

@@ -7,7 +7,7 @@ and in pieces. Pieces may be lost with a connection, and sent again: each is ans
     {event: lot, lot, files: [{name, size}], count}   {event: got, lot}
     {event: piece, lot, file, start, of} + buffer     {event: got, lot, file, bytes, gap}
     {event: failed, lot, file}                        {event: got, lot, file, bytes: 0}
-    {event: slow, lot, file}
+    {event: slow, lot, file}                      {event: got, lot, file, bytes: 0}
     {event: note, note}
 
 `lot` is a name that no other lot has, `file` the place of a file in it; `start` and `of` count bytes of what is sent of
@@ -36,10 +36,11 @@ NOTES = {
     "address": "Your browser hands over only the address of that picture, not the picture. Save it on this device, and "
     "choose the file; or copy the picture, and paste it here.",
     "empty": "There are no photos in that folder.",
+    "looking": "Looking for photos in that folder …",
 }
 UNREADABLE = (
-    "Your browser cannot read this file. If it is kept in a cloud, download it to this device first; if it was moved "
-    "or changed, choose it again."
+    "Your browser cannot read this. If it is kept in a cloud, download it to this device first; if it was moved or "
+    "changed, choose it again."
 )
 
 
@@ -81,8 +82,9 @@ class Uploads(anywidget.AnyWidget):
         match message:
             case {"event": "lot", "lot": str(lot), "files": list(files), "count": int(count)}:
                 if lot != self._lot and all(map(_is_file, files)):
-                    self._lot = lot
+                    self._lot = None  # until there are rows for it
                     self._begin([(file["name"], file["size"]) for file in files[:MOST]], count)
+                    self._lot = lot
                 self.send({"event": "got", "lot": lot})
             case {"event": "piece", "lot": str(lot), "file": int(file), "start": int(start), "of": int(of)}:
                 if buffers:
@@ -96,6 +98,7 @@ class Uploads(anywidget.AnyWidget):
                 if row := self._coming(lot, file):
                     row.is_slow()
                     self._rows.changed()
+                self.send({"event": "got", "lot": lot, "file": file, "bytes": 0})
             case {"event": "note", "note": str(note)} if note in NOTES:
                 self._rows.note(NOTES[note])
 
@@ -121,6 +124,10 @@ class Uploads(anywidget.AnyWidget):
     def _piece(self, lot: str, file: int, start: int, of: int, buffer: memoryview) -> None:
         answer = {"event": "got", "lot": lot, "file": file, "bytes": of, "gap": False}
         row = self._coming(lot, file)
+        if row is not None and of > MAX_BYTES:  # it has grown since it was announced
+            with row.faults():
+                check_size(of)
+            self._rows.changed()
         if row is None or start < 0 or start + len(buffer) > of or of > MAX_BYTES:
             self.send(answer)
             return
