@@ -303,6 +303,11 @@ def test_of_a_progressive_jpeg_and_an_interlaced_gif_that_were_cut_off_all_is_th
     assert picture.info == {"incomplete": "its finer details are missing"}
 
 
+def test_a_progressive_jpeg_that_ends_between_two_scans_is_incomplete():
+    content = encode(draw_bear(), "JPEG", progressive=True)
+    assert open_photo(content[: content.rfind(b"\xff\xda")]).info == {"incomplete": "its finer details are missing"}
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_of_a_progressive_jpeg_without_its_last_bytes_nothing_is_missing(mode):
     content = encode(draw_bear().convert(mode), "JPEG", progressive=True)
