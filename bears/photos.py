@@ -227,7 +227,7 @@ def _stream(source) -> io.BytesIO:
             status = os.stat(source)
             size = status.st_size
             if not stat.S_ISREG(status.st_mode):  # a folder; or a pipe, which may never end
-                raise PhotoError(f"{source} is not a file of its own, but a folder or a pipe.")
+                raise PhotoError(f"{source} cannot be read: it is a folder or a pipe.")
             content = Path(source).read_bytes() if size <= MAX_BYTES else None
         except OSError as error:
             raise PhotoError(f"{source} cannot be read: {error.strerror}.") from error

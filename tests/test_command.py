@@ -90,7 +90,9 @@ def test_a_pipe_in_a_folder_does_not_stop_the_others(trap, tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     shutil.copy(trap / "a.jpg", tmp_path / "b.jpg")
     run = bears(tmp_path)
-    assert f"{tmp_path / 'a.jpg'} is not a file of its own" in run.stdout and "b.jpg: teddy" in run.stdout
+    assert (
+        f"{tmp_path / 'a.jpg'} cannot be read: it is a folder or a pipe." in run.stdout and "b.jpg: teddy" in run.stdout
+    )
 
 
 def test_without_a_classifier_it_says_so(trap, tmp_path):
