@@ -29,6 +29,7 @@ class Server:
 
     def __init__(self):
         self.answers, self.requests = {}, []
+        self.written = 0  # pieces of answers
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -49,6 +50,7 @@ class Server:
                 for piece in pieces:
                     try:
                         self.wfile.write(piece)
+                        outer.written += 1
                     except OSError:  # the other side hung up
                         return
                     if len(pieces) > 1:
@@ -136,6 +138,25 @@ def test_the_services_are_told_who_asks_and_for_which_licences(server, tmp_path)
     _, query, headers, _ = server.asked("/v1/images/")[0]
     assert query["q"] == ['"a circle"'] and query["license"] == ["by,by-sa,cc0,pdm"] and query["page_size"] == ["20"]
     assert {CONTACT in headers["User-Agent"] for _, _, headers, _ in server.requests} == {True}
+
+
+@pytest.mark.parametrize("contact, sent", [
+    ("max@müller.example", "max@xn--mller-kva.example"),
+    ("https://müller.example/über mich?größe=1", "https://xn--mller-kva.example/%C3%BCber%20mich?gr%C3%B6%C3%9Fe=1"),
+    (" me@example.org\n", "me@example.org"),
+])  # fmt: skip
+def test_an_address_with_umlauts_is_sent_as_the_internet_writes_it(server, tmp_path, contact, sent):
+    server.openverse(result(server.photo("photo")))
+    gather(tmp_path, {"circle": "a circle"}, contact, per_label=1, sources=("openverse",))
+    assert f"({sent})" in server.asked("/v1/images/")[0][2]["User-Agent"]
+
+
+def test_a_source_that_drips_its_answer_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    server.answers["/v1/images/"] = (200, {"Content-Type": "application/json"}, [b" "] * 300)
+    with pytest.raises(TrainingError, match="cannot be reached [(]Timeout[)]"):
+        gather_circles(tmp_path, per_label=1)
+    assert server.written < 100
 
 
 def test_a_second_run_fetches_only_what_is_missing(server, tmp_path):
@@ -226,7 +247,7 @@ def test_requests_keep_their_distance(server, tmp_path, monkeypatch):
         ((200, {}, encode(draw_shape("circle", 0), "PNG")[:200]), "damaged or incomplete"),
         ((200, {"Content-Length": 10**6}, encode(draw_shape("circle", 0), "PNG")), ""),
         ((200, {}, bytes(20_000)), "larger than"),
-        ((200, {}, [b"drip"] * 20), "not complete after"),
+        ((200, {}, [b"drip"] * 300), "not complete after"),
     ],
     ids=["forbidden", "html", "empty", "truncated", "cut off", "oversized", "slow"],
 )
@@ -237,6 +258,7 @@ def test_a_bad_answer_is_listed_and_the_next_photo_taken(server, tmp_path, monke
     server.openverse(result(f"{server.url}/bad"), result(server.photo("good")))
     ((url, reason),) = gather_circles(tmp_path, per_label=1)
     assert url.endswith("/bad") and why in reason and reason
+    assert server.written < 100, "it is given up when the time is over, not when a block is full"
     assert [row["url"].rsplit("/")[-1] for row in manifest(tmp_path)] == ["good"]
     assert len(list((tmp_path / "circle").iterdir())) == 1
 

@@ -10,6 +10,7 @@ import hashlib
 import html
 import io
 import itertools
+import json
 import os
 import re
 import time
@@ -17,12 +18,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import requests
 from fastprogress.fastprogress import progress_bar
 from PIL import Image
 from requests_ratelimiter import LimiterAdapter
 from urllib3 import Retry
+from urllib3.exceptions import HTTPError
 
 from bears.files import write_whole
 from bears.photos import FORMATS, MAX_BYTES, PhotoError, open_photo
@@ -36,7 +39,7 @@ MANIFEST = "manifest.csv"
 COLUMNS = "file label sha256 source page author licence licence_url bytes width height url".split()
 
 TIMEOUT = (10, 30)  # seconds: to connect, and between two pieces of an answer
-PATIENCE = 60  # seconds for one photo, however steadily it drips
+PATIENCE = 60  # seconds for one photo or one answer, however steadily it drips
 LONGEST_WAIT = 120  # seconds; a Retry-After beyond that (a day's quota is used up) ends the run instead
 PER_SECOND = 1  # requests to one host
 OPENVERSE_PER_MINUTE = 20  # what it allows to those without a key
@@ -70,6 +73,7 @@ def gather(
     ours = (folder / MANIFEST).exists()
     if any(folder.glob("[!.]*/[!.]*")) and not (ours and contact.strip()):
         return []
+    contact = _in_ascii(contact)
     _check_arguments(labels, contact, sources)
     _start_manifest(folder)
     manifest = _read_manifest(folder)
@@ -92,13 +96,21 @@ def gather(
     return skipped
 
 
+def gathered_from(folder: str | os.PathLike) -> str:
+    """From which sources the photos in `folder` are, in a sentence; empty, if nobody gathered them."""
+    if not (Path(folder) / MANIFEST).exists():
+        return ""
+    count = Counter(row["source"] for row in _read_manifest(Path(folder)))
+    return "They were gathered from " + ", ".join(f"{name} ({count[name]:,})" for name in sorted(count)) + "."
+
+
 def _check_arguments(labels, contact, sources) -> None:
     if unknown := [source for source in sources if source not in SOURCES]:
         raise TrainingError(f"There is no source {', '.join(unknown)}. There are {', '.join(SOURCES)}.")
     if not contact.strip() or not contact.isascii() or not contact.isprintable():  # it goes into a header
         raise TrainingError(
-            "Set `contact` to an e-mail address or a web page of yours: the sources ask for one, to write to "
-            "before they block. Or put photos of your own into the folder."
+            "Set `contact` to an e-mail address or a web page of yours, without umlauts and the like before the @: the "
+            "sources ask for one, to write to before they block. Or put photos of your own into the folder."
         )
     for label, words in labels.items():
         if not label.strip() or label.startswith(".") or set(label) & set('/\\:*?"<>|\0'):
@@ -109,6 +121,20 @@ def _check_arguments(labels, contact, sources) -> None:
                     f"{source} cannot look for {words!r} ({label}): iNaturalist wants the number of a taxon, as in "
                     "inaturalist.org/taxa/41638, the others want words. Choose sources that have every label."
                 )
+
+
+def _in_ascii(contact: str) -> str:
+    """With its domain as the internet writes it, müller.example as xn--mller-kva.example, and a page's path quoted."""
+    contact = contact.strip()
+    try:
+        if "://" in contact:
+            page = urlsplit(contact)
+            page = page._replace(netloc=page.netloc.encode("idna").decode(), path=quote(page.path, safe="/%~"))
+            return page._replace(query=quote(page.query, safe="=&%")).geturl()
+        name, at, domain = contact.rpartition("@")
+        return name + at + domain.encode("idna").decode() if at else contact
+    except ValueError:  # no domain; what is wrong with it is said later
+        return contact
 
 
 class _Retry(Retry):
@@ -148,7 +174,8 @@ def _new(offers: Iterator[Found], known: set[str], source: str) -> Iterator[Foun
 def _ask(session: requests.Session, url: str, parameters: dict) -> dict:
     host = url.split("/")[2]
     try:
-        response = session.get(url, params=parameters, timeout=TIMEOUT)
+        with session.get(url, params=parameters, timeout=TIMEOUT, stream=True) as response:
+            content = _read(response)
     except requests.RequestException as error:
         raise TrainingError(
             f"{host} cannot be reached ({type(error).__name__}). Is there internet? Run this again to go on, or put "
@@ -158,7 +185,7 @@ def _ask(session: requests.Session, url: str, parameters: dict) -> dict:
         raise TrainingError(f"{host} asks to come back later: its limit is used up. Run this again then; it goes on.")
     try:
         response.raise_for_status()
-        answer = response.json()
+        answer = json.loads(content)
         if not isinstance(answer, dict):
             raise ValueError("not an object")
         return answer
@@ -308,15 +335,23 @@ def _first_photo(session, offer: Found) -> tuple[bytes, str]:
 def _download(session: requests.Session, url: str) -> bytes:
     if not str(url).startswith(("https://", "http://")):
         raise PhotoError(f"not an address of the web: {str(url)[:80]}")
-    deadline, content = time.monotonic() + PATIENCE, bytearray()
     with session.get(url, timeout=TIMEOUT, stream=True) as response:
         response.raise_for_status()
-        for piece in response.iter_content(2**16):
+        return _read(response)
+
+
+def _read(response: requests.Response) -> bytes:
+    """Its body, if that comes in time and is not too large."""
+    deadline, content = time.monotonic() + PATIENCE, bytearray()
+    try:
+        while piece := response.raw.read1(2**16, decode_content=True):  # what there is, even if it is one byte
             content += piece
             if len(content) > MAX_BYTES:
-                raise PhotoError(f"larger than {MAX_BYTES // 2**20} MB")
+                raise requests.RequestException(f"larger than {MAX_BYTES // 2**20} MB")
             if time.monotonic() > deadline:
-                raise PhotoError(f"not complete after {PATIENCE} seconds")
+                raise requests.Timeout(f"not complete after {PATIENCE} seconds")
+    except HTTPError as error:  # urllib3's, which requests would have translated
+        raise requests.ConnectionError(error) from error
     return bytes(content)
 
 
