@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import draw_loaders
+from conftest import draw_folder, draw_loaders
 from fastai.vision.all import error_rate, resnet18, vision_learner
 
 from bears.training.cleaning import KEEP, Cleaner
-from bears.training.dataset import DELETE, read_decisions
+from bears.training.dataset import DELETE, check_photos, decide, read_decisions, split
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,28 @@ def test_marks_are_there_again_after_label_and_split_were_switched(learner, tmp_
     assert [mark.value for mark in marks(another)][:5] == [KEEP, KEEP, DELETE, KEEP, "square"]
     marks(another)[2].value = KEEP
     assert len(read_decisions(tmp_path / "cleaning.csv")) == 2
+
+
+def test_keep_keeps_the_label_a_photo_stands_under(tmp_path):
+    """Which after a decision is not the one of its folder; and what that was can be chosen again."""
+    folder, cleaning = draw_folder(tmp_path / "the same", 14), tmp_path / "cleaning.csv"
+    first, _ = check_photos(folder)
+    first = split(first.assign(group=first.sha256), 42)
+    moved = first[(first.label == "circle") & (first.split == "train")].iloc[0]
+    decide(cleaning, moved.sha256, "circle", "square", "has corners")
+    dls, photos = draw_loaders(tmp_path / "drawings", 14, 32, cleaning=cleaning)
+    cleaner = Cleaner(vision_learner(dls, resnet18, pretrained=False), cleaning)
+    (photo,) = cleaner.photos[cleaner.photos.sha256 == moved.sha256].itertuples()
+    assert (photo.label, photo.given) == ("square", "circle")
+    before = read_decisions(cleaning)
+    mark = cleaner._card(photo, before[moved.sha256]).children[1]
+    assert mark.value == KEEP and "circle" in mark.options and "square" not in mark.options
+    mark.value = DELETE
+    assert read_decisions(cleaning)[moved.sha256]["to"] == DELETE
+    mark.value = KEEP
+    assert read_decisions(cleaning) == before, "with its reason"
+    mark.value = "circle"
+    assert read_decisions(cleaning) == {}
 
 
 def test_the_hardest_photos_come_first_and_those_of_the_test_never(learner, tmp_path):

@@ -42,21 +42,24 @@ class Cleaner(widgets.VBox):
         chosen = self.photos[(self.photos.label == self.label.value) & (self.photos.split == self.split.value)]
         decisions = read_decisions(self.cleaning)
         self.carousel.children = [
-            self._card(photo, decisions.get(photo.sha256, {}).get("to"))
-            for photo in chosen.nlargest(self.max_n, "loss").itertuples()
+            self._card(photo, decisions.get(photo.sha256)) for photo in chosen.nlargest(self.max_n, "loss").itertuples()
         ]
 
-    def _card(self, photo, to: str | None) -> widgets.VBox:
+    def _card(self, photo, decision: dict | None) -> widgets.VBox:
+        """`decision` is that of before, if there is one; to keep a photo is to keep the label it stands under."""
         picture = open_photo(photo.file, side=128)
         picture.thumbnail((256, 128))
         options = [KEEP, DELETE, *(label for label in self.vocab if label != photo.label)]
-        mark = widgets.Dropdown(options=options, value=to if to in options else KEEP, layout={"width": "max-content"})
+        marked = decision["to"] if decision and decision["to"] in options else KEEP
+        mark = widgets.Dropdown(options=options, value=marked, layout={"width": "max-content"})
 
         def write(change):
-            to = None if change.new == KEEP else change.new
+            to = photo.label if change.new == KEEP else change.new
             reason = self.reason.value.strip() or "by eye"
+            if decision and decision["to"] == to:
+                reason = decision["reason"]  # it is that decision again
             try:
-                decide(self.cleaning, photo.sha256, photo.file.parent.name, to, reason)
+                decide(self.cleaning, photo.sha256, photo.given, None if to == photo.given else to, reason)
                 self.status.value = f"{len(read_decisions(self.cleaning))} decisions in {self.cleaning}"
             except (OSError, TrainingError) as error:  # an error in a callback would go unseen
                 self.status.value = f"NOT written: {error}"

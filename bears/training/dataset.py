@@ -1,13 +1,16 @@
 """Which photos there are, what is wrong with them, and which of them are for training, validation and the test.
 
-A data set is a pandas DataFrame with one row for each photo: `file` (a path), `label`, `sha256`, `group` (the same for
-near-duplicates) and `split` ("train", "valid" or "test").
+A data set is a pandas DataFrame with one row for each photo: `file` (a path), `label`, `given` (its label before any
+decision of a person), `sha256`, `group` (the same for near-duplicates) and `split` ("train", "valid" or "test").
 """
 
+import codecs
 import csv
 import hashlib
 import io
 import os
+import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +18,8 @@ import imagehash
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy.sparse import coo_array
+from scipy import sparse
+from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse.csgraph import connected_components
 
 from bears.files import write_whole
@@ -26,6 +30,7 @@ MIN_PHOTOS = 10  # of each label; with fewer, the parts set aside say nothing
 MIN_SIDE = 64  # pixels; below that a photo teaches little
 NEAR = 10  # of 64 bits of the perceptual hash; from 12 on, photos that only resemble each other are chained together
 HELD_OUT = {"test": 0.15, "valid": 0.15}  # shares of the photos
+PARTS = [*HELD_OUT, "train"]  # the stricter first
 DELETE = "<Delete>"  # as fastai's ImageClassifierCleaner says it
 DECISION = "sha256 from to reason".split()
 LOOKED_AT = "file label sha256 phash mirrored why left_out".split()
@@ -46,6 +51,9 @@ def check_photos(
     says; near-duplicates stay, in one `group`. Raises `TrainingError` when too little is left to learn from.
     """
     files = photo_files(folder)
+    for label in sorted({file.parent.name for file in files}):
+        if not label.isprintable():  # a name that is no text would stop the export, after all the training
+            raise TrainingError(f"The folder {ascii(label)} in {folder} has a name that is no text. Please rename it.")
     if not files:
         raise TrainingError(
             f"There are no photos in {folder}. Put them in one folder for each label: "
@@ -61,9 +69,8 @@ def check_photos(
     photos = photos[(labels == 1) & ~second].reset_index(drop=True)
     photos["group"] = _groups(photos)
 
-    if cleaning is not None and Path(cleaning).exists():
-        photos, cleaned = apply_decisions(photos, cleaning)
-        remarks += [cleaned]
+    photos, cleaned = apply_decisions(photos, cleaning)
+    remarks += [cleaned]
     _check_counts(folder, photos.label.value_counts().to_dict(), remarks)
     remarks = pd.concat(remarks, ignore_index=True).astype({"left_out": bool})
     return photos.drop(columns=["phash", "mirrored"]).reset_index(drop=True), remarks
@@ -134,7 +141,7 @@ def _groups(photos: pd.DataFrame) -> list[str]:
         near = np.flatnonzero((np.bitwise_count(others ^ one) <= NEAR).any(axis=0))
         rows += [row] * len(near)
         columns += near.tolist()
-    links = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(len(hashes),) * 2)
+    links = sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(len(hashes),) * 2)
     _, group = connected_components(links, directed=False)
     return photos.sha256.groupby(group).transform("min").tolist()
 
@@ -160,15 +167,45 @@ def _check_counts(folder, counts: dict[str, int], remarks: list[pd.DataFrame]) -
 
 
 def read_decisions(cleaning: str | os.PathLike) -> dict[str, dict]:
-    """The last decision on each photo, by its SHA-256."""
+    """The last decision on each photo, by its SHA-256.
+
+    However a spreadsheet has saved them: with semicolons or tabs, a byte order mark, in Latin-1, in another order.
+    """
     try:
-        with open(cleaning, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames != DECISION:
-                raise TrainingError(f"{cleaning} does not begin with the line {','.join(DECISION)}.")
-            return {row["sha256"]: row for row in reader}
+        content = Path(cleaning).read_bytes()
     except FileNotFoundError:
         return {}
+    table = io.StringIO(_text(content), newline="")
+    first = table.readline()
+    delimiter = max(",;\t", key=first.count)
+    columns = [column.strip().strip('"').lower() for column in first.split(delimiter)]
+    if missing := [column for column in DECISION if column not in columns]:
+        raise TrainingError(
+            f"{cleaning} does not begin with the line {','.join(DECISION)}: {', '.join(missing)} is missing."
+        )
+    decisions = {}
+    for number, row in enumerate(csv.DictReader(table, columns, delimiter=delimiter), 2):
+        decision = {column: (row[column] or "").strip() for column in DECISION}
+        if not any(decision.values()):
+            continue
+        if not re.fullmatch("[0-9a-fA-F]{64}", decision["sha256"]):
+            raise TrainingError(
+                f"{cleaning}, row {number}: {decision['sha256']!r} is no SHA-256, which has 64 digits and letters from "
+                "a to f. Did a spreadsheet make a number of it?"
+            )
+        if not decision["to"]:
+            raise TrainingError(f"{cleaning}, row {number}: it does not say what the photo is to be (column to).")
+        decisions[decision["sha256"].lower()] = decision
+    return decisions
+
+
+def _text(content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")  # Excel's, in Western Europe and America
 
 
 def decide(cleaning: str | os.PathLike, sha256: str, label: str, to: str | None, reason: str = "") -> None:
@@ -187,9 +224,9 @@ def decide(cleaning: str | os.PathLike, sha256: str, label: str, to: str | None,
     write_whole({Path(cleaning): table.getvalue().encode()})
 
 
-def apply_decisions(photos: pd.DataFrame, cleaning: str | os.PathLike) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`photos` after the decisions in `cleaning`, and what they changed."""
-    decisions = read_decisions(cleaning)
+def apply_decisions(photos: pd.DataFrame, cleaning: str | os.PathLike | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`photos` after the decisions in `cleaning`, if there are any, and what they changed."""
+    decisions = {} if cleaning is None else read_decisions(cleaning)
     meant = photos.sha256.map(lambda sha256: decisions.get(sha256, {}).get("to"))
     reason = photos.sha256.map(lambda sha256: decisions.get(sha256, {}).get("reason", ""))
     delete, decided = meant == DELETE, meant.notna()
@@ -200,56 +237,125 @@ def apply_decisions(photos: pd.DataFrame, cleaning: str | os.PathLike) -> tuple[
             "left_out": delete[decided],
         }
     )
-    photos = photos.assign(label=meant.where(decided & ~delete, photos.label).astype(photos.label.dtype))
+    label = meant.where(decided & ~delete, photos.label).astype(photos.label.dtype)
+    photos = photos.assign(given=photos.label, label=label)
     return photos[~delete].reset_index(drop=True), changed
 
 
 # The split
 
 
-def split(photos: pd.DataFrame, seed: int) -> pd.DataFrame:
+def split(photos: pd.DataFrame, seed: int, kept: str | os.PathLike | None = None) -> pd.DataFrame:
     """`photos` with the column `split`: 70 % "train", 15 % "valid", 15 % "test", near-duplicates together.
 
-    Where a photo goes depends on its group and the seed alone: photos that are added or removed later move no other
-    one from the test to training. Only if a label would have none in a part, its nearest group is moved there.
+    Where a new photo goes depends on its group and the seed alone, unless it looks like one whose part is written down
+    in the file `kept`, or a label would have none in a part. The file only ever gains rows, so no photo that was once
+    for the test is ever learnt from. Raises `TrainingError` where no split has photos of each label in each part.
     """
+    known = {} if kept is None else _read_split(kept)
+    part = photos.sha256.map(known) if known else pd.Series(pd.NA, photos.index, "object")
+    home = part.map(PARTS.index, na_action="ignore").groupby(photos.group).min()  # of its photos that are written down
     position = photos.group.map(lambda group: int(hashlib.sha256(f"{seed} {group}".encode()).hexdigest(), 16) / 2**256)
-    part = pd.Series("train", index=photos.index)
-    start = 0.0
-    for name, share in HELD_OUT.items():
-        part[(position >= start) & (position < start + share)] = name
-        start += share
-    labels, names = sorted(photos.label.unique()), (*HELD_OUT, "train")
-    for label in labels:
-        if photos.group[photos.label == label].nunique() < len(names):
-            raise TrainingError(f"The photos of {label} are all alike, so none can be set aside. Add others.")
-
-    def lacking(part: pd.Series) -> list[tuple[str, str]]:
-        return [
-            (label, name) for label in labels for name in names if not ((photos.label == label) & (part == name)).any()
-        ]
-
-    while lacks := lacking(part):
-        label, name = lacks[0]
-        own = photos.label == label
-        most = part[own].value_counts().index[0]
-        # its nearest group, or the next one: what hangs together with photos of another label may be missed there
-        order = pd.DataFrame({"elsewhere": part != most, "position": position})[own & (part != name)]
-        for group in photos.group[order.sort_values(["elsewhere", "position"]).index].unique():
-            moved = part.mask(photos.group == group, name)
-            if len(lacking(moved)) < len(lacks):
-                part = moved
-                break
-        else:
-            together = sorted(photos.label[photos.group.isin(photos.group[own])].unique())
-            raise TrainingError(
-                f"No split was found with photos of {label} in training, validation and test: near-duplicates hang "
-                f"together, of {', '.join(together)}. Add others, or remove some that are alike."
-            )
+    ends = np.cumsum([HELD_OUT["test"], HELD_OUT["valid"]])
+    drawn = pd.Series(np.searchsorted(ends, position, side="right"), index=photos.index)
+    free = photos.group.map(home).isna()
+    meant = photos.group.map(home).where(~free, drawn).astype(int).map(dict(enumerate(PARTS)))
+    part = part.where(part.notna(), meant)
+    part = _repaired(photos, part, free, position)
+    if kept is not None and not photos.sha256.isin(known).all():
+        new = ~photos.sha256.isin(known)
+        _append_split(kept, photos.sha256[new], part[new], begun=bool(known))
     return photos.assign(split=part)
+
+
+def _repaired(photos: pd.DataFrame, part: pd.Series, free: pd.Series, position: pd.Series) -> pd.Series:
+    """`part` with as few photos as possible of the groups that are `free` moved, so that no label lacks a part.
+
+    An integer program: one part for each group, and for each label and part one group or more.
+    """
+    present = pd.crosstab(photos.label, part).reindex(columns=PARTS, fill_value=0)
+    if present.to_numpy().all():
+        return part
+    fixed = pd.crosstab(photos.label[~free], part[~free]).reindex(index=present.index, columns=PARTS, fill_value=0)
+    groups = photos[free].groupby("group")
+    has = pd.crosstab(photos.group[free], photos.label[free]).reindex(columns=present.index, fill_value=0) > 0
+    size, where = groups.size().to_numpy(), part[free].groupby(photos.group[free]).first()
+    moved = np.array([[name != there for name in PARTS] for there in where])
+    tie = position[free].groupby(photos.group[free]).first().to_numpy()
+    cost = moved * (size + 1e-3 * tie)[:, None]  # of several ways with as few photos, always the same
+    count = len(where)
+    one_part = sparse.kron(sparse.eye_array(count), np.ones((1, 3)), format="csr")
+    covered = sparse.kron(has.to_numpy().T.astype(float), sparse.eye_array(3), format="csr")
+    needed = (fixed.to_numpy() == 0).astype(float).ravel()
+    found = (
+        milp(
+            cost.ravel(),
+            integrality=np.ones(3 * count),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(one_part, 1, 1), LinearConstraint(covered, needed, np.inf)],
+        )
+        if count
+        else None
+    )
+    if found is None or found.x is None:
+        raise _no_split(photos, present)
+    chosen = pd.Series(np.array(PARTS)[found.x.reshape(count, 3).argmax(1)], index=where.index)
+    return part.where(~free, photos.group.map(chosen))
+
+
+def _no_split(photos: pd.DataFrame, present: pd.DataFrame) -> TrainingError:
+    """Says which labels cannot be split, and with which others they hang together."""
+    labels = [*present.index]
+    has = pd.crosstab(photos.group, photos.label)[labels].to_numpy() > 0
+    _, component = connected_components(sparse.csr_array(has.T.astype(int) @ has.astype(int)), directed=False)
+    lacking = set(component[(present.to_numpy() == 0).any(axis=1)])
+    together = [", ".join(np.array(labels)[component == number]) for number in sorted(lacking)]
+    alone = [names for names in together if ", " not in names]
+    if alone:
+        return TrainingError(
+            f"The photos of {alone[0]} are all alike, or their parts are written down, so none can be set aside. "
+            "Add others."
+        )
+    return TrainingError(
+        f"No split has photos of each label in training, validation and test: near-duplicates hang together, of "
+        f"{'; of '.join(together)}. Add others, or remove some that are alike."
+    )
+
+
+SPLIT = "sha256 split".split()
+
+
+def _read_split(kept: str | os.PathLike) -> dict[str, str]:
+    """The part of each photo by its SHA-256; of several rows the first counts."""
+    try:
+        with open(kept, newline="", encoding="utf-8-sig") as file:
+            columns, rows = next(csv.reader(file), []), [(row + [""])[:2] for row in csv.reader(file) if row]
+    except FileNotFoundError:
+        return {}
+    if columns != SPLIT or not all(part in PARTS for _, part in rows):
+        raise TrainingError(
+            f"{kept} is damaged: its columns are {','.join(SPLIT)}, and a part is one of {', '.join(PARTS)}. Restore "
+            "it, or delete it to split anew; then nothing that was measured before can be compared."
+        )
+    return dict(reversed(rows))
+
+
+def _append_split(kept: str | os.PathLike, sha256: pd.Series, part: pd.Series, begun: bool) -> None:
+    rows = sorted(zip(sha256, part, strict=True))
+    text = "".join(f"{','.join(row)}\n" for row in [*([] if begun else [SPLIT]), *rows])
+    try:
+        before = Path(kept).read_bytes().rstrip() + b"\n" if begun else b""
+        write_whole({Path(kept): before + text.encode()})
+    except OSError as error:
+        warnings.warn(
+            f"{kept} cannot be written ({error.strerror}), so nothing keeps this split: photos that are added or left "
+            "out later may move others.",
+            stacklevel=3,
+        )
 
 
 def counts(photos: pd.DataFrame) -> pd.DataFrame:
     """How many photos of each label there are in each part, and in all."""
-    parts = ["train", *reversed(HELD_OUT)]
-    return pd.crosstab(photos.label, photos.split, margins=True, margins_name="all")[[*parts, "all"]]
+    table = pd.crosstab(photos.label, photos.split).reindex(columns=reversed(PARTS), fill_value=0)
+    table = pd.concat([table, table.sum().to_frame("all").T])  # not crosstab's margins: a label may be called "all"
+    return table.assign(all=table.sum(axis=1))
