@@ -101,7 +101,17 @@ def conformal_limit(novelty: Tensor, keep: float = KEEP, confidence: float = CON
 
     `novelty` is that of photos that had no part in the fit. The plain 95th percentile of theirs is too low about every
     second time; how much higher to go follows from the binomial distribution (Vovk, Conditional Validity of Inductive
-    Conformal Predictors, 2012). Of fewer than 45 photos the largest has to do, with less confidence.
+    Conformal Predictors, 2012). Of fewer than 45 photos the largest has to do, with less confidence: see
+    `confidence_reached`.
     """
-    beyond = int(binom.ppf(1 - confidence, len(novelty), 1 - keep)) - 1
-    return novelty.sort(descending=True).values[max(beyond, 0)].item()
+    return novelty.sort(descending=True).values[_beyond(len(novelty), keep, confidence)].item()
+
+
+def confidence_reached(photos: int, keep: float = KEEP, confidence: float = CONFIDENCE) -> float:
+    """That of `conformal_limit` with so many photos, 0 to 1: what was asked for or more, if there are enough."""
+    return float(binom.sf(_beyond(photos, keep, confidence), photos, 1 - keep))
+
+
+def _beyond(photos: int, keep: float, confidence: float) -> int:
+    """How many of the photos may lie beyond the limit."""
+    return max(int(binom.ppf(1 - confidence, photos, 1 - keep)) - 1, 0)

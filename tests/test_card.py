@@ -58,6 +58,8 @@ def test_it_states_what_was_measured(card, trained, tmp_path):
             minutes=3.2,
             scores=scores,
             uncalibrated=scores,
+            validation=scores,
+            source="All are drawings.",
             novelty=novelty,
         ),
         temperature=1.5,
@@ -72,6 +74,11 @@ def test_it_states_what_was_measured(card, trained, tmp_path):
     assert "25.00% error" in text and "| all |" in text and "One epoch. It took 3 minutes" in text
     assert hashlib.sha256((tmp_path / "cleaning.csv").read_bytes()).hexdigest() in text
     assert "manifest.csv" not in text, "there is none"
+    assert "All are drawings. Near-duplicates" in text
+    assert "fitted on 4 validation photos, 1 of them wrong: too few mistakes to judge by" in text
+    assert (
+        "95% of new photos of the labels are recognised: with 19% confidence, given 4 validation photos. More" in text
+    )
     assert "Of the 4 test photos 1 are doubted: 25.00%" in text
     assert "| near | 4 | 0.8125 (" in text and "| far | 50 | 1.0000 (1.0000 to 1.0000) | 0.00% (" in text
 
@@ -100,7 +107,10 @@ def test_it_says_what_was_not_measured(card):
 
 def test_a_reference_that_was_not_measured(card):
     _, text = card(reference=REFERENCE)
-    assert "How many are was not measured." in text and "Whatever is on a photo" not in text
+    assert (
+        "with what confidence was not recorded. How many are was not measured." in text
+        and "Whatever is on a photo" not in text
+    )
 
 
 def test_a_report_without_strangers(card):

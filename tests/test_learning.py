@@ -17,7 +17,7 @@ from bears.novelty import forward
 from bears.photos import open_photo
 from bears.training import TrainingError
 from bears.training.dataset import photo_files
-from bears.training.learning import DecodedOnce, callbacks, origin, pretrained, pretrained_layer
+from bears.training.learning import DecodedOnce, callbacks, fitting_batch, origin, pretrained, pretrained_layer
 
 # The weights
 
@@ -89,6 +89,17 @@ def test_weights_that_no_package_has_are_downloaded_or_a_sentence_says_why_not(m
 )
 def test_where_the_weights_come_from_is_said(arch, words):
     assert words in origin(arch)
+
+
+@pytest.mark.parametrize("arch", ["tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k"])
+def test_timms_full_name_of_the_packaged_weights_is_theirs_too(arch):
+    assert pretrained(arch) and "Google's EfficientNet-Lite0" in origin(arch)
+
+
+@pytest.mark.parametrize("photos, size", [(1, 1), (3, 3), (14, 4), (28, 4), (70, 8), (200, 25), (256, 32), (9000, 32)])
+def test_a_batch_is_as_large_as_asked_or_smaller_so_that_an_epoch_has_steps(photos, size):
+    assert fitting_batch(photos, 32) == size
+    assert fitting_batch(photos, 2) == min(photos, 2)
 
 
 def test_a_network_that_does_not_exist():

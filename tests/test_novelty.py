@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from bears.classifier import Classifier
-from bears.novelty import KEEP, MOST, NEIGHBOURS, Reference, conformal_limit, forward
+from bears.novelty import KEEP, MOST, NEIGHBOURS, Reference, confidence_reached, conformal_limit, forward
 from bears.training.dataset import check_photos, split
 
 
@@ -127,6 +127,15 @@ def test_the_limit_keeps_the_stated_share_of_new_photos_nine_times_out_of_ten():
 def test_of_few_validation_photos_all_are_kept(count):
     novelty = torch.rand(count)
     assert conformal_limit(novelty) == novelty.max().item()
+
+
+@pytest.mark.parametrize("photos", [3, 6, 20, 44, 45, 150, 1000])
+def test_the_confidence_that_is_stated_is_how_often_enough_are_kept(photos):
+    """Of uniform scores the share below a limit is the limit."""
+    rng = np.random.default_rng(photos)
+    kept = [conformal_limit(torch.tensor(rng.random(photos))) >= KEEP for _ in range(4000)]
+    assert confidence_reached(photos) == pytest.approx(np.mean(kept), abs=0.025)
+    assert (confidence_reached(photos) >= 0.9) == (photos >= 45)
 
 
 # The export

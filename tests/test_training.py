@@ -1,6 +1,7 @@
 """training.ipynb: photos become an export.pkl, or a sentence says why not."""
 
 import hashlib
+import re
 
 import nbformat
 import papermill
@@ -8,16 +9,15 @@ import pytest
 import torch
 from conftest import ROOT, draw_bear, draw_folder, draw_shape
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
 from bears.classifier import Classifier
 from bears.training.dataset import DELETE, decide
 
 
-def run_notebook(tmp_path, **parameters) -> nbformat.NotebookNode:
+def run_notebook(tmp_path, notebook=ROOT / "training.ipynb", **parameters) -> nbformat.NotebookNode:
     """training.ipynb, run from top to bottom on a fresh kernel, in its own folder."""
-    return papermill.execute_notebook(
-        ROOT / "training.ipynb", tmp_path / "run.ipynb", parameters, cwd=tmp_path, progress_bar=False
-    )
+    return papermill.execute_notebook(notebook, tmp_path / "run.ipynb", parameters, cwd=tmp_path, progress_bar=False)
 
 
 def outputs(notebook, cell_id: str) -> str:
@@ -106,6 +106,34 @@ def test_the_notebook_learns_five_labels_of_any_name(tmp_path):
             draw_shape(shape, 500 + number).transpose(1).resize((128, 128)).save(file)
     run_notebook(tmp_path, **SMALL | {"epochs": 1, "head_epochs": 1})
     assert Classifier.load(tmp_path / "shapes.pkl").vocab == sorted([*shapes, "ein Kreis & mehr", "四角"])
+
+
+def test_the_notebook_learns_from_ten_photos_of_each_label_and_says_how_little_that_proves(tmp_path):
+    draw_folder(tmp_path / "photos", 10, shapes=["circle", "square"])
+    for number, file in enumerate(sorted((tmp_path / "photos").glob("*/*"))):  # no two alike
+        with Image.open(file) as image:
+            noise = Image.effect_noise((12, 12), 60 + number).resize(image.size).convert("RGB")
+            Image.blend(image.convert("RGB"), noise, 0.5).save(file)
+    run_notebook(tmp_path, arch="tf_efficientnet_lite0", image_size=64)
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "of them wrong: too few mistakes to judge by" in card
+    assert re.search(r"with [12]?\d% confidence, given \d validation photos. More validation photos", card)
+    assert "Where the photos came from was not recorded." in card
+    temperature = float(re.search(r"temperature is ([\d.]+)", card).group(1))
+    assert 0.9 < temperature < 1.1
+
+
+def test_test_photos_are_never_learnt_from_even_if_cells_are_run_out_of_order(tmp_path):
+    draw_folder(tmp_path / "drawings", 20)
+    notebook = nbformat.read(ROOT / "training.ipynb", 4)
+    (number,) = (number for number, cell in enumerate(notebook.cells) if cell.id == "test")
+    again = 'Path(folder, "split.csv").unlink()\nphotos = split(photos.assign(group=photos.sha256), seed + 1)'
+    notebook.cells.insert(number, nbformat.v4.new_code_cell(again))
+    nbformat.write(notebook, tmp_path / "changed.ipynb")
+    with pytest.raises(PapermillExecutionError) as caught:
+        run_notebook(tmp_path, tmp_path / "changed.ipynb", **SMALL | {"epochs": 1, "head_epochs": 1})
+    assert caught.value.ename == "AssertionError" and "test photos were learnt from" in caught.value.evalue
+    assert not (tmp_path / "shapes.pkl").exists()
 
 
 def test_the_notebook_stops_with_a_sentence(tmp_path):

@@ -12,7 +12,7 @@ from fastai.learner import Learner
 from huggingface_hub import EvalResult, ModelCardData
 
 from bears.classifier import installed_versions
-from bears.novelty import CONFIDENCE, KEEP
+from bears.novelty import CONFIDENCE, KEEP, confidence_reached
 from bears.training.dataset import counts
 from bears.training.evaluation import RESAMPLES, NoveltyScores, Scores
 
@@ -25,9 +25,11 @@ class Report:
     files: tuple[str | os.PathLike, ...] = ()  # what the data set came from, for the hashes
     weights: str = ""  # what training started from, see `bears.training.learning.origin`
     recipe: str = ""  # how it was trained
+    source: str = ""  # where the photos came from
     minutes: float | None = None  # how long that took
     scores: Scores | None = None  # on the test photos, after the temperature
     uncalibrated: Scores | None = None  # and before
+    validation: Scores | None = None  # on the validation photos, before the temperature that was fitted on them
     novelty: NoveltyScores | None = None  # on the test photos, and on strangers if there are any
     licence: str | None = None  # of the classifier, as SPDX writes it ("apache-2.0"); None: whoever trained it decides
 
@@ -43,9 +45,8 @@ Written by training.ipynb together with `{file}`; the two belong together.
 
 ## Intended use
 
-To learn from, and to sort photos that each show one of the labels. It is no ground for a decision that matters, such
-as how to behave before an animal. Expect more errors on photos of other origin than on those below, and on what is
-small, hidden or in the dark.
+To learn from, and to sort photos that each show one of the labels. It is no ground for a decision that matters. Expect
+more errors on photos of other origin than on those below, and on what is small, hidden or in the dark.
 {unknown}
 
 {licence}
@@ -86,10 +87,12 @@ load_learner("{file}").predict("photo.jpg")
 
 DATA = """
 
-Near-duplicates are in one part only. Validation photos decided on the recipe, the temperature and the limit of novelty;
+{source} Near-duplicates are in one part only. Validation photos decided on the temperature and the limit of novelty;
 test photos were looked at when all that was done. What a person left out or relabelled is so in every part, the test
-too: on photos as they are found, expect more errors. All came from one place, so the test says nothing of photos from
-elsewhere."""
+too: on photos as they are found, expect more errors. The test photos came from where the others came from, so the test
+says nothing of photos from elsewhere."""
+
+NO_SOURCE = "Where the photos came from was not recorded."
 
 NO_LICENCE = "Whoever trained it has stated no licence for it."
 
@@ -97,18 +100,19 @@ KNOWS_NOVELTY = "Of a photo that lies far from all it was taught it says so, mos
 
 KNOWS_NO_NOVELTY = "Whatever is on a photo, the answer is one of the labels: it does not know what it has not seen."
 
-LIMIT = f"""\
+LIMIT = """\
 Novelty is how far a photo lies from the training photos (see bears/novelty.py); above 1 it is not recognised. The limit
-was set on the validation photos: with {CONFIDENCE:.0%} confidence, {KEEP:.0%} of new photos of the labels are
-recognised."""
+was set on the validation photos, so that {keep:.0%} of new photos of the labels are recognised: {confidence}"""
 
 STRANGERS = f"""\
-Strangers are photos that show none of the labels. They had no part in training, in choosing the method or in setting
-the limit. Photos of the labels are the positive class: FPR is the share of strangers who pass where {KEEP:.0%} of the
-test photos pass; AUROC is the chance that of a stranger and a test photo the stranger is the more novel. In brackets
-are 95 % intervals: of {RESAMPLES:,} bootstrap samples, with both sides drawn anew, and Wilson's for the share that is
-recognised at the limit. (Where nobody passes, the bootstrap has nobody to draw, and Wilson's interval says more.) What
-the pretrained network has learnt apart, ImageNet's classes, is told best; others may pass more often."""
+Strangers are photos that show none of the labels. They had no part in training or in setting the limit. Photos of the
+labels are the positive class: FPR is the share of strangers who pass where {KEEP:.0%} of the test photos pass; AUROC is
+the chance that of a stranger and a test photo the stranger is the more novel. In brackets are 95 % intervals: of
+{RESAMPLES:,} bootstrap samples, with both sides drawn anew, and Wilson's for the share that is recognised at the limit.
+(Where nobody passes, the bootstrap has nobody to draw, and Wilson's interval says more.) What the pretrained network
+has learnt apart, ImageNet's classes, is told best; others may pass more often."""
+
+ENOUGH = 5  # mistakes on validation photos, to say anything of the temperature
 
 COVERAGE = """\
 Error among the test photos that are left when the most novel, or the least probable, are not answered:"""
@@ -175,7 +179,9 @@ def _held_out(report: Report) -> dict:
 
 
 def _data(report: Report) -> str:
-    data = "Not recorded." if report.photos is None else _markdown(counts(report.photos), "photos") + DATA
+    data = "Not recorded."
+    if report.photos is not None:
+        data = _markdown(counts(report.photos), "photos") + DATA.format(source=report.source or NO_SOURCE)
     if listed := [f"- `{Path(name).name}`: SHA-256 {_sha256(name)}" for name in report.files if Path(name).exists()]:
         data += "\n\nWhere the photos came from and what was decided about them:\n\n" + "\n".join(listed)
     return data
@@ -200,13 +206,28 @@ def _results(report: Report, temperature: float) -> str:
         f"95 % interval (Wilson) {low:.2%} to {high:.2%}.",
         _markdown(scores.confusion, "is / taken for"),
         _markdown(scores.per_class.round({"precision": 4, "recall": 4}), "label"),
-        f"How far probabilities can be trusted (the temperature is {temperature:.3f}, fitted on validation):",
+        f"How far probabilities can be trusted (the temperature is {temperature:.3f}{_fitted_on(report.validation)}):",
         _markdown(calibration.round(4), "less is better"),
     ])  # fmt: skip
 
 
+def _fitted_on(validation: Scores | None) -> str:
+    if validation is None:
+        return ""
+    few = ": too few mistakes to judge by" if validation.wrong < ENOUGH else ""
+    return f", fitted on {validation.of:,} validation photos, {validation.wrong} of them wrong{few}"
+
+
+def _confidence(validation: Scores | None) -> str:
+    if validation is None:
+        return "with what confidence was not recorded."
+    reached = confidence_reached(validation.of)
+    few = " More validation photos would give more." if reached < CONFIDENCE else ""
+    return f"with {reached:.0%} confidence, given {validation.of:,} validation photos.{few}"
+
+
 def _novelty(report: Report) -> str:
-    lines = [LIMIT]
+    lines = [LIMIT.format(keep=KEEP, confidence=_confidence(report.validation))]
     scores = report.novelty
     if scores is None:
         return lines[0] + " How many are was not measured."

