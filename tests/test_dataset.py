@@ -6,6 +6,8 @@ import itertools
 import os
 import random
 import shutil
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -47,6 +49,67 @@ def test_photos_are_found_whatever_else_lies_there(tmp_path):
     photos, remarks = check_photos(tmp_path)
     assert photos.label.value_counts().to_dict() == {"circle": 12, "square": 12, "triangle": 12}
     assert len(photo_files(tmp_path)) == 36 and remarks.empty
+
+
+def test_what_lies_around_the_photos_is_listed(tmp_path):
+    draw_folder(tmp_path, 12)
+    (tmp_path / "loose.jpg").write_bytes(encode(draw_shape("circle", 99), "JPEG"))
+    (tmp_path / "star").mkdir()
+    (tmp_path / "circle" / "gone.jpg").symlink_to(tmp_path / "missing.jpg")
+    os.mkfifo(tmp_path / "circle" / "pipe.jpg")
+    for noise in (".DS_Store", "Thumbs.db", "desktop.ini", "._1.png"):
+        (tmp_path / "circle" / noise).write_bytes(b"not for us")
+    (tmp_path / "__MACOSX" / "circle").mkdir(parents=True)
+    photos, remarks = check_photos(tmp_path)
+    assert len(photos) == 36 and remarks.left_out.all()
+    assert {file.name: why.split(":")[0] for file, why in zip(remarks.file, remarks.why, strict=True)} == {
+        "loose.jpg": "It is in no label's folder.",
+        "star": "An empty folder",
+        "gone.jpg": "It is a link to a file that is not there.",
+        "pipe.jpg": "It is no file.",
+    }
+
+
+def test_a_folder_without_permission_is_listed_and_what_there_is_instead_of_photos(tmp_path, monkeypatch):
+    draw_folder(tmp_path, 12)
+    listed = Path.iterdir
+
+    def refused(folder):  # permissions would not stop root, who runs tests in containers
+        if folder.name == "circle":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    _, remarks = check_photos(tmp_path)
+    assert why(remarks, "circle") == "This folder cannot be read: Permission denied."
+    for label in ("square", "triangle"):
+        shutil.rmtree(tmp_path / label)
+    with pytest.raises(TrainingError, match="(?s)There are no photos in .*circle: This folder cannot be read"):
+        check_photos(tmp_path)
+
+
+def test_a_video_beside_the_photos_is_not_read(tmp_path):
+    draw_folder(tmp_path, 12)
+    with open(tmp_path / "circle" / "film.mp4", "wb") as video:
+        video.truncate(3 * 2**30)  # which takes no room on the disk
+    tracemalloc.start()
+    _, remarks = check_photos(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "larger than 64 MB" in why(remarks, "film.mp4") and peak < 2**26
+
+
+def test_labels_that_differ_in_case_or_in_code_only_are_one(tmp_path):
+    draw_folder(tmp_path, 12, shapes=["circle", "square"])
+    for number, name in enumerate(["Circle", "a\u0308", "\u00e4", "\u00c4"]):
+        (tmp_path / name).mkdir()
+        for one in range(10 + number):
+            draw_shape("triangle", f"{name} {one}").save(tmp_path / name / f"{one}.png")
+    photos, remarks = check_photos(tmp_path)
+    assert photos.label.value_counts().to_dict() == {"circle": 22, "square": 12, "\u00c4": 36}
+    assert why(remarks, "Circle").startswith("Its photos count as circle, whose name differs only in upper")
+    assert all(why(remarks, name).startswith("Its photos count as \u00c4, ") for name in ("a\u0308", "\u00e4"))
+    assert not remarks.left_out.any()
 
 
 @pytest.mark.parametrize("label", ["brown bear", "Braunbär", "日本", "a'b\"c", "100%"])

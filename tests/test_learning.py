@@ -13,6 +13,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.vision.all import create_body, model_meta, vision_learner
 from sklearn.datasets import load_sample_image
 
+from bears.memory import available
 from bears.novelty import forward
 from bears.photos import open_photo
 from bears.training import TrainingError
@@ -125,6 +126,30 @@ def test_a_photo_that_does_not_fit_into_memory_is_decoded_when_it_is_asked_for(t
     files = photo_files(draw_folder(tmp_path, 2))
     opened = DecodedOnce(files, side=96)
     assert [opened(file).size for file in files] == [(96, 96)] * 6
+
+
+@pytest.mark.parametrize("files, expected", [
+    ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   4 kB\n"}, 4096),
+    ({"proc/meminfo": "MemAvailable: 4 kB", "memory.max": "3000\n", "memory.current": "1000\n"}, 2000),
+    ({"proc/meminfo": "MemAvailable: 4 kB", "memory.max": "max\n", "memory.current": "1000\n"}, 4096),
+    ({"memory/memory.limit_in_bytes": "3000", "memory/memory.usage_in_bytes": "5000"}, 0),
+])  # fmt: skip
+def test_memory_is_what_the_machine_or_the_container_has(tmp_path, files, expected):
+    for name, text in files.items():
+        file = tmp_path / (name if name.startswith("proc") else f"sys/fs/cgroup/{name}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    assert available(tmp_path) == expected
+
+
+def test_where_nothing_says_how_much_memory_there_is_it_is_guessed(tmp_path):
+    assert available(tmp_path) > 2**20
+
+
+def test_photos_are_kept_in_no_more_memory_than_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("bears.training.learning.available", lambda: 5 * 96 * 96 * 3 / 2)
+    files = photo_files(draw_folder(tmp_path, 2))
+    assert len(DecodedOnce(files, side=96)._kept) == 1
 
 
 def test_a_large_photo_is_kept_no_larger_than_needed(tmp_path):

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+import unicodedata
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse.csgraph import connected_components
 
 from bears.files import write_whole
-from bears.photos import PhotoError, open_photo, orientation
+from bears.photos import PhotoError, check_size, open_photo, orientation
 from bears.training import TrainingError
 
 MIN_PHOTOS = 10  # of each label; with fewer, the parts set aside say nothing
@@ -31,6 +32,8 @@ MIN_SIDE = 64  # pixels; below that a photo teaches little
 NEAR = 10  # of 64 bits of the perceptual hash; from 12 on, photos that only resemble each other are chained together
 HELD_OUT = {"test": 0.15, "valid": 0.15}  # shares of the photos
 PARTS = [*HELD_OUT, "train"]  # the stricter first
+OURS = ("manifest.csv", "split.csv", "cleaning.csv")
+SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")  # what they put beside photos, with hidden files
 DELETE = "<Delete>"  # as fastai's ImageClassifierCleaner says it
 DECISION = "sha256 from to reason".split()
 LOOKED_AT = "file label sha256 phash mirrored why left_out".split()
@@ -38,7 +41,42 @@ LOOKED_AT = "file label sha256 phash mirrored why left_out".split()
 
 def photo_files(folder: str | os.PathLike) -> list[Path]:
     """Every file in the label folders of `folder`, whatever its name (hidden ones left out), in a fixed order."""
-    return sorted(file for file in Path(folder).glob("[!.]*/[!.]*") if file.is_file())
+    return _found(Path(folder))[0]
+
+
+def _found(folder: Path) -> tuple[list[Path], pd.DataFrame]:
+    """The files in the label folders of `folder`, and remarks on what else there is, but for what systems put there."""
+    files, odd = [], []
+    for path in _inside(folder, odd):
+        if not path.is_dir():
+            odd += [] if path.name in OURS else [(path, "It is in no label's folder.")]
+            continue
+        before = len(odd)
+        inside = _inside(path, odd)
+        for file in inside:
+            if file.is_dir():
+                odd.append((file, "A folder inside a label's folder; its files are not read."))
+            elif not file.exists():
+                odd.append((file, "It is a link to a file that is not there."))
+            elif file.is_file():
+                files.append(file)
+            else:
+                odd.append((file, "It is no file."))
+        if not inside and len(odd) == before:
+            odd.append((path, "An empty folder: there is no photo of that label."))
+    return files, pd.DataFrame(odd, columns=["file", "why"]).assign(left_out=True)
+
+
+def _inside(folder: Path, odd: list[tuple[Path, str]]) -> list[Path]:
+    try:
+        return sorted(
+            path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in SYSTEMS
+        )
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        odd.append((folder, f"This folder cannot be read: {error.strerror}."))
+        return []
 
 
 def check_photos(
@@ -50,17 +88,18 @@ def check_photos(
     Every photo is opened once. Left out are files that are no photos, tiny ones, second copies, and what `cleaning`
     says; near-duplicates stay, in one `group`. Raises `TrainingError` when too little is left to learn from.
     """
-    files = photo_files(folder)
+    files, around = _found(Path(folder))
     for label in sorted({file.parent.name for file in files}):
         if not label.isprintable():  # a name that is no text would stop the export, after all the training
             raise TrainingError(f"The folder {ascii(label)} in {folder} has a name that is no text. Please rename it.")
     if not files:
         raise TrainingError(
             f"There are no photos in {folder}. Put them in one folder for each label: "
-            f"{Path(folder, 'LABEL', 'PHOTO.jpg')}."
+            f"{Path(folder, 'LABEL', 'PHOTO.jpg')}.{_because([around])}"
         )
     photos, odd = _look_at_all(files)
-    remarks = [odd, _folders_inside(folder)]
+    photos, one = _one_label(photos)
+    remarks = [around, odd, one]
 
     labels = photos.groupby("sha256").label.transform("nunique")
     contradicting = _why(photos[labels > 1], "the same file is there with another label")
@@ -81,7 +120,28 @@ def check_strangers(folder: str | os.PathLike) -> tuple[pd.DataFrame, pd.DataFra
 
     Every photo is opened once, as in `check_photos`; there may be none.
     """
-    return _look_at_all(photo_files(folder))
+    files, around = _found(Path(folder))
+    photos, odd = _look_at_all(files)
+    return photos, pd.concat([around, odd], ignore_index=True)
+
+
+def _one_label(photos: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Labels that differ in upper and lower case, or in how a letter is coded, are one: that with the most photos."""
+    counted = photos.label.value_counts()
+    first = {}  # the label with the most photos, of all that are one
+    for label in sorted(counted.index, key=lambda label: (-counted[label], label)):
+        first.setdefault(_plain(label), label)
+    one = {label: first[_plain(label)] for label in counted.index}
+    told = photos[photos.label != photos.label.map(one)].drop_duplicates("label")
+    how = "whose name differs only in upper and lower case, or in how its letters are coded."
+    why = [f"Its photos count as {unicodedata.normalize('NFC', one[label])}, {how}" for label in told.label]
+    folders = pd.DataFrame({"file": [file.parent for file in told.file], "why": why}).assign(left_out=False)
+    label = photos.label.map(lambda label: unicodedata.normalize("NFC", one[label]))
+    return photos.assign(label=label), folders
+
+
+def _plain(label: str) -> str:
+    return unicodedata.normalize("NFC", label).casefold()
 
 
 def _look_at_all(files: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -96,6 +156,7 @@ def _look_at(file: Path) -> dict:
     content = b""
     seen = dict(zip(LOOKED_AT, (file, file.parent.name, "", 0, 0, "", True), strict=True))
     try:
+        check_size(file.stat().st_size)  # before a video is read
         content = file.read_bytes()
         picture = open_photo(content, side=MIN_SIDE)
     except PhotoError as error:
@@ -125,13 +186,6 @@ def _why(photos: pd.DataFrame, why: str) -> pd.DataFrame:
     return pd.DataFrame({"file": photos.file, "why": why, "left_out": True})
 
 
-def _folders_inside(folder) -> pd.DataFrame:
-    inside = [path for path in sorted(Path(folder).glob("[!.]*/[!.]*")) if path.is_dir()]
-    return pd.DataFrame(
-        {"file": inside, "why": "A folder inside a label's folder; its files are not read.", "left_out": True}
-    )
-
-
 def _groups(photos: pd.DataFrame) -> list[str]:
     """For each photo the smallest SHA-256 of those that look like it or its mirror image, directly or in a chain."""
     hashes = photos.phash.to_numpy(np.uint64)
@@ -146,11 +200,15 @@ def _groups(photos: pd.DataFrame) -> list[str]:
     return photos.sha256.groupby(group).transform("min").tolist()
 
 
-def _check_counts(folder, counts: dict[str, int], remarks: list[pd.DataFrame]) -> None:
+def _because(remarks: list[pd.DataFrame]) -> str:
     left_out = pd.concat(remarks)
     left_out = left_out[left_out.left_out.astype(bool)]
     listed = "".join(f"\n{file}: {why}" for file, why in zip(left_out.file[:20], left_out.why[:20], strict=True))
-    because = f" Left out were {len(left_out)} files, among them:{listed}" if listed else ""
+    return f" Left out were {len(left_out)} files, among them:{listed}" if listed else ""
+
+
+def _check_counts(folder, counts: dict[str, int], remarks: list[pd.DataFrame]) -> None:
+    because = _because(remarks)
     if len(counts) < 2:
         have = (
             f"All photos in {folder} have the label {next(iter(counts))!r}"

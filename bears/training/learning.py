@@ -19,6 +19,7 @@ from fastai.learner import Learner
 from PIL import Image
 from torch import nn
 
+from bears.memory import available
 from bears.novelty import pooled
 from bears.photos import open_photo
 from bears.training import TrainingError
@@ -33,7 +34,8 @@ them is not settled."""
 STEPS = 8  # in an epoch, if there are enough photos for them
 FEWEST = 4  # photos in a batch, in which gradients are not yet all noise
 
-CACHE_BYTES = 4 * 2**30  # of decoded photos; those beyond are decoded anew in every epoch
+CACHE_BYTES = 4 * 2**30  # of decoded photos at most; those beyond are decoded anew in every epoch
+CACHE_SHARE = 0.4  # of the memory there is
 
 
 class DecodedOnce:
@@ -45,7 +47,7 @@ class DecodedOnce:
     def __init__(self, photos: Iterable[Path], side: int):
         """Decode `photos` now, in threads; `side` is the length in pixels that their shorter side keeps, if larger."""
         self._side, self._kept = side, {}
-        room = CACHE_BYTES
+        room = min(CACHE_BYTES, CACHE_SHARE * available())
         with ThreadPoolExecutor() as pool:
             for file, picture in pool.map(lambda file: (file, self._open(file)), photos):
                 room -= picture.width * picture.height * 3
