@@ -18,6 +18,7 @@ from pathlib import Path
 import imagehash
 import numpy as np
 import pandas as pd
+from fastprogress.fastprogress import progress_bar
 from PIL import Image
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -147,7 +148,8 @@ def _plain(label: str) -> str:
 def _look_at_all(files: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The files that are photos, and remarks on others."""
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        looked_at = pd.DataFrame(pool.map(_look_at, files), columns=LOOKED_AT)
+        seen = progress_bar(pool.map(_look_at, files), total=len(files), leave=False)
+        looked_at = pd.DataFrame(list(seen) if files else [], columns=LOOKED_AT)
     remarks = looked_at.loc[looked_at.why != "", ["file", "why", "left_out"]]
     return looked_at[~looked_at.left_out.astype(bool)].drop(columns=["why", "left_out"]), remarks
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from fastprogress.fastprogress import progress_bar
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
@@ -35,7 +36,7 @@ def outputs(model: nn.Module, dl) -> Outputs:
     """Of all photos of a DataLoader of fastai's."""
     model.eval()
     features, logits, targets = [], [], []
-    for photos, *labels in dl:  # plain tensors, because fastai's own classes refuse to be mixed
+    for photos, *labels in progress_bar(dl, leave=False):  # plain tensors: fastai's own refuse to be mixed
         pooled, answers = forward(model, photos.as_subclass(torch.Tensor))
         features.append(pooled.cpu().float())
         logits.append(answers.cpu().float())

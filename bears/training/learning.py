@@ -16,6 +16,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner
+from fastprogress.fastprogress import progress_bar
 from PIL import Image
 from torch import nn
 
@@ -46,10 +47,11 @@ class DecodedOnce:
 
     def __init__(self, photos: Iterable[Path], side: int):
         """Decode `photos` now, in threads; `side` is the length in pixels that their shorter side keeps, if larger."""
-        self._side, self._kept = side, {}
+        self._side, self._kept, photos = side, {}, [*photos]
         room = min(CACHE_BYTES, CACHE_SHARE * available())
         with ThreadPoolExecutor() as pool:
-            for file, picture in pool.map(lambda file: (file, self._open(file)), photos):
+            decoded = pool.map(lambda file: (file, self._open(file)), photos)
+            for file, picture in progress_bar(decoded, total=len(photos), leave=False):
                 room -= picture.width * picture.height * 3
                 if room < 0:
                     break
