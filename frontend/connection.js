@@ -101,21 +101,22 @@ export function notice(server) {
   const bar = Object.assign(document.createElement("div"), { className: "gone" });
   const text = document.createElement("span");
   const reload = document.createElement("button");
-  const patiently = { disabled: false, textContent: "Reload", onclick: async () => {
+  const offer = (textContent, onclick) => Object.assign(reload, { disabled: false, textContent, onclick });
+  const patiently = async () => {
     Object.assign(reload, { disabled: true, textContent: "Waiting for the server …" });
     // before it is back, an error would take the place of this page and what is on it
     for (const end = Date.now() + 30_000; Date.now() < end; await new Promise((go) => setTimeout(go, 1000))) {
       const response = await server(AbortSignal.timeout(10_000)).catch(() => null);
       if (response && response.status < 500) return location.reload();
     }
-    Object.assign(reload, { disabled: false, textContent: "Reload anyway", onclick: () => location.reload() });
-  } };
-  Object.assign(reload, patiently);
+    offer("Reload anyway", () => location.reload());
+  };
+  offer("Reload", patiently);
   bar.setAttribute("role", "alert");
   bar.append(text, reload);
   return (sentence) => {
     if (!sentence) {
-      Object.assign(reload, patiently);
+      offer("Reload", patiently);
       return bar.remove();
     }
     if (text.textContent !== sentence) text.textContent = sentence;

@@ -83,6 +83,15 @@ def test_it_states_what_was_measured(card, trained, tmp_path):
     assert "| near | 4 | 0.8125 (" in text and "| far | 50 | 1.0000 (1.0000 to 1.0000) | 0.00% (" in text
 
 
+def test_it_says_where_near_duplicates_are_in_several_parts(card, trained):
+    """As they can be where the split was kept, and a later photo looks like two earlier ones."""
+    photos = trained[1].copy()
+    assert "in one part only. Validation" in card(Report(photos=photos))[1]
+    two = [photos.index[photos.split == part][0] for part in ("train", "test")]
+    photos.loc[two, "group"] = "linked"
+    assert "in one part only, but for 2 that were in several" in card(Report(photos=photos))[1]
+
+
 def test_whose_classifier_it_is_they_say(card):
     """And nobody says it for them."""
     front_matter, text = card()

@@ -64,19 +64,20 @@ def test_torchvisions_networks_have_such_a_layer_or_none(tmp_path, monkeypatch, 
     assert (layer is network.fc) if name == "resnet18" else layer is None
 
 
-@pytest.mark.parametrize("arch", ["resnet18", torchvision.models.resnet18])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet18.a1_in1k", torchvision.models.resnet18])
 def test_weights_that_no_package_has_are_downloaded_or_a_sentence_says_why_not(monkeypatch, arch):
     asked = []
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: asked.append(name))
     monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: asked.append(name))
-    assert pretrained(arch) == {} and asked == ["resnet18"]
+    name = arch if isinstance(arch, str) else "resnet18"
+    assert pretrained(arch) == {} and asked == [name]
 
     def unreachable(*arguments, **options):
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
     monkeypatch.setattr(torchvision.models, "get_model", unreachable)
-    with pytest.raises(TrainingError, match="weights of resnet18 could not be downloaded.*lite0"):
+    with pytest.raises(TrainingError, match=f"weights of {name} could not be downloaded.*lite0"):
         pretrained(arch)
 
 
@@ -103,9 +104,10 @@ def test_a_batch_is_as_large_as_asked_or_smaller_so_that_an_epoch_has_steps(phot
     assert fitting_batch(photos, 2) == min(photos, 2)
 
 
-def test_a_network_that_does_not_exist():
-    with pytest.raises(TrainingError, match="timm knows no network 'resnet17'"):
-        pretrained("resnet17")
+@pytest.mark.parametrize("arch", ["resnet17", "resnet18.nobodys", "tf_efficientnet_lite2.nobodys"])
+def test_a_network_that_does_not_exist(arch):
+    with pytest.raises(TrainingError, match=f"timm knows no network '{arch}'"):
+        pretrained(arch)
 
 
 # Speed without a difference

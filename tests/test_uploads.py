@@ -370,6 +370,28 @@ def test_an_empty_folder_and_a_picture_of_another_page_get_a_sentence(visitor, d
     expect(visitor.page.locator("body.dropping")).to_have_count(0)
 
 
+def test_a_folder_that_takes_long_to_look_through_does_not_replace_what_came_after_it(visitor, drops, tmp_path):
+    (tmp_path / "old.jpg").write_bytes(file()["buffer"])
+    visitor.page.evaluate("""() => {
+        const get = DataTransferItem.prototype.webkitGetAsEntry;
+        DataTransferItem.prototype.webkitGetAsEntry = function () {
+            const reader = get.call(this).createReader();
+            const readEntries = (go, fail) =>
+                reader.readEntries((some) => setTimeout(() => (window.read = true, go(some)), 3000), fail);
+            return {name: "folder", isDirectory: true, createReader: () => ({readEntries})};
+        };
+        window.mend = () => void (DataTransferItem.prototype.webkitGetAsEntry = get);
+    }""")
+    drops(tmp_path)
+    expect(visitor.page.get_by_text(NOTES["looking"])).to_be_visible()
+    visitor.chooses(file(name="new.jpg"))
+    expect(visitor.page.get_by_text(NOTES["looking"])).to_have_count(0)
+    visitor.page.wait_for_function("window.read")
+    time.sleep(4)  # until the folder has said that there are no more
+    expect(visitor.rows.locator(".file")).to_have_text(["new.jpg"])
+    visitor.page.evaluate("window.mend()")
+
+
 def test_what_is_dragged_within_the_page_is_not_dropped_onto_it(visitor):
     visitor.uploads(file())
     visitor.reads(ANSWER)

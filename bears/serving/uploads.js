@@ -265,7 +265,8 @@ export default {
     document.body.dataset.dropping = "Drop photos here";
     let ours = false; // what is dragged is a part of this page
     listen(document, "dragstart", () => (ours = true), { capture: true });
-    listen(document, "dragend", () => (ours = false), { capture: true });
+    for (const type of ["dragend", "pointermove"]) // the latter, if what was dragged has gone meanwhile
+      listen(document, type, () => (ours = false), { capture: true });
     const offers = (event) =>
       !ours && !event.defaultPrevented && ["Files", "text/uri-list"].some((type) => event.dataTransfer?.types.includes(type));
     listen(document, "dragover", (event) => {

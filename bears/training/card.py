@@ -87,10 +87,10 @@ load_learner("{file}").predict("photo.jpg")
 
 DATA = """
 
-{source} Near-duplicates are in one part only. Validation photos decided on the temperature and the limit of novelty;
-test photos were looked at when all that was done. What a person left out or relabelled is so in every part, the test
-too: on photos as they are found, expect more errors. The test photos came from where the others came from, so the test
-says nothing of photos from elsewhere."""
+{source} Near-duplicates are in one part only{but}. Validation photos decided on the temperature and the limit of
+novelty; test photos were looked at when all that was done. What a person left out or relabelled is so in every part,
+the test too: on photos as they are found, expect more errors. The test photos came from where the others came from, so
+the test says nothing of photos from elsewhere."""
 
 NO_SOURCE = "Where the photos came from was not recorded."
 
@@ -181,10 +181,18 @@ def _held_out(report: Report) -> dict:
 def _data(report: Report) -> str:
     data = "Not recorded."
     if report.photos is not None:
-        data = _markdown(counts(report.photos), "photos") + DATA.format(source=report.source or NO_SOURCE)
+        data = _markdown(counts(report.photos), "photos") + DATA.format(
+            source=report.source or NO_SOURCE, but=_linked(report.photos)
+        )
     if listed := [f"- `{Path(name).name}`: SHA-256 {_sha256(name)}" for name in report.files if Path(name).exists()]:
         data += "\n\nWhere the photos came from and what was decided about them:\n\n" + "\n".join(listed)
     return data
+
+
+def _linked(photos: pd.DataFrame) -> str:
+    """Of photos whose parts were kept, and which look alike only by way of others that came later."""
+    several = photos.groupby("group").split.transform("nunique") > 1
+    return f", but for {several.sum():,} that were in several before others linked them" if several.any() else ""
 
 
 def _training(report: Report, learner: Learner) -> str:

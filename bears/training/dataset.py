@@ -91,7 +91,7 @@ def check_photos(
     """
     files, around = _found(Path(folder))
     for label in sorted({file.parent.name for file in files}):
-        if not label.isprintable():  # a name that is no text would stop the export, after all the training
+        if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in label):  # it would stop the export, at the end
             raise TrainingError(f"The folder {ascii(label)} in {folder} has a name that is no text. Please rename it.")
     if not files:
         raise TrainingError(
@@ -246,16 +246,17 @@ def read_decisions(cleaning: str | os.PathLike) -> dict[str, dict]:
     decisions = {}
     for number, row in enumerate(csv.DictReader(table, columns, delimiter=delimiter), 2):
         decision = {column: (row[column] or "").strip() for column in DECISION}
+        decision["sha256"] = decision["sha256"].lower()
         if not any(decision.values()):
             continue
-        if not re.fullmatch("[0-9a-fA-F]{64}", decision["sha256"]):
+        if not re.fullmatch("[0-9a-f]{64}", decision["sha256"]):
             raise TrainingError(
                 f"{cleaning}, row {number}: {decision['sha256']!r} is no SHA-256, which has 64 digits and letters from "
                 "a to f. Did a spreadsheet make a number of it?"
             )
         if not decision["to"]:
             raise TrainingError(f"{cleaning}, row {number}: it does not say what the photo is to be (column to).")
-        decisions[decision["sha256"].lower()] = decision
+        decisions[decision["sha256"]] = decision
     return decisions
 
 

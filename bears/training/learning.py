@@ -161,8 +161,8 @@ def _packaged(arch) -> Traversable | None:
 def _network(arch, **weights) -> nn.Module | None:
     """The whole pretrained network; None for functions of neither timm nor torchvision."""
     name = arch if isinstance(arch, str) else arch.__name__
-    if isinstance(arch, str) and not (timm.is_model(arch) and timm.get_pretrained_cfg(arch)):
-        raise TrainingError(f"timm knows no network {arch!r}. timm.list_models() has those it knows.")
+    if isinstance(arch, str) and arch not in timm.list_models() + timm.list_pretrained():
+        raise TrainingError(f"timm knows no network {arch!r}. timm.list_pretrained() has those it knows.")
     try:
         if isinstance(arch, str):
             return timm.create_model(arch, pretrained=True, **weights)
