@@ -41,7 +41,7 @@ def train(way: str, folder: Path) -> dict[str, float]:
     """Photos per second of an epoch, by which layers learn; and the seconds before the first, "once"."""
     from bears.memory import keep_memory
     from bears.training import learning as ours
-    from bears.training.dataset import photo_files
+    from bears.training.layouts import photo_files
 
     import fastai.vision.all as vision  # isort: skip  after bears, see bears/torchvision_ops.py
 

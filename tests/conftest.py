@@ -116,14 +116,14 @@ def draw_folder(folder: Path, count: int, shapes=("circle", "square", "triangle"
     return folder
 
 
-def draw_loaders(folder: Path, count: int, size: int, cleaning: Path | None = None):
+def draw_loaders(folder: Path, count: int, size: int):
     """DataLoaders as training.ipynb makes them, of `count` drawings of each shape, and the data set."""
     from fastai.vision.all import CategoryBlock, ColReader, ColSplitter, DataBlock, ImageBlock, Resize
 
     from bears.training.dataset import check_photos, split
     from bears.training.learning import DecodedOnce
 
-    photos, _ = check_photos(draw_folder(folder, count), cleaning)
+    photos, _ = check_photos(draw_folder(folder, count))
     photos = split(photos.assign(group=photos.sha256), 42)
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock),

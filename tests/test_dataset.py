@@ -23,10 +23,10 @@ from bears.training.dataset import (
     check_strangers,
     counts,
     decide,
-    photo_files,
     read_decisions,
     split,
 )
+from bears.training.layouts import photo_files
 
 
 def sha256(file) -> str:
@@ -107,8 +107,8 @@ def test_labels_that_differ_in_case_or_in_code_only_are_one(tmp_path):
             draw_shape("triangle", f"{name} {one}").save(tmp_path / name / f"{one}.png")
     photos, remarks = check_photos(tmp_path)
     assert photos.label.value_counts().to_dict() == {"circle": 22, "square": 12, "\u00c4": 36}
-    assert why(remarks, "Circle").startswith("Its photos count as circle, whose name differs only in upper")
-    assert all(why(remarks, name).startswith("Its photos count as \u00c4, ") for name in ("a\u0308", "\u00e4"))
+    assert why(remarks, "Circle").startswith("Circle counts as circle, which differs only in upper")
+    assert all(why(remarks, name).startswith(f"{name} counts as \u00c4, ") for name in ("a\u0308", "\u00e4"))
     assert not remarks.left_out.any()
 
 
@@ -452,7 +452,7 @@ def test_a_label_may_be_called_all_and_a_name_that_is_no_text_is_refused(tmp_pat
     table = counts(split(photos, 42))
     assert table["all"].tolist() == [12, 12, 24] and [*table.index] == ["all", "square", "all"]
     (tmp_path / "square").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
-    with pytest.raises(TrainingError, match=r"has a name that is no text. Please rename it"):
+    with pytest.raises(TrainingError, match=r"is no text. Please rename it"):
         check_photos(tmp_path)
 
 

@@ -39,9 +39,9 @@ from bears.classifier import Classifier, ExportError
 from bears.novelty import Reference
 from bears.photos import open_photo
 from bears.training import TrainingError
-from bears.training.dataset import photo_files
 from bears.training.evaluation import outputs
 from bears.training.export import _folded, export
+from bears.training.layouts import photo_files
 from bears.training.learning import pretrained, pretrained_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")

@@ -170,9 +170,10 @@ def test_a_second_run_fetches_only_what_is_missing(server, tmp_path):
     assert len(server.requests) == asked, "nothing was missing"
 
 
-def test_photos_of_ones_own_are_left_alone(server, tmp_path):
-    (tmp_path / "circle").mkdir()
-    draw_shape("circle", 1).save(tmp_path / "circle" / "mine.png")
+@pytest.mark.parametrize("mine", ["circle/mine.png", "train/circle/mine.png", "mine.png", "labels.csv"])
+def test_photos_of_ones_own_are_left_alone(server, tmp_path, mine):
+    (tmp_path / mine).parent.mkdir(parents=True, exist_ok=True)
+    draw_shape("circle", 1).save(tmp_path / mine, format="PNG")
     assert gather(tmp_path, {"circle": "a circle"}, contact="") == []
     assert not server.requests and not (tmp_path / "manifest.csv").exists()
 

@@ -17,7 +17,7 @@ from bears.memory import available
 from bears.novelty import forward
 from bears.photos import open_photo
 from bears.training import TrainingError
-from bears.training.dataset import photo_files
+from bears.training.layouts import photo_files
 from bears.training.learning import DecodedOnce, callbacks, fitting_batch, origin, pretrained, pretrained_layer
 
 # The weights

@@ -1,10 +1,10 @@
 """Which photos there are, what is wrong with them, and which of them are for training, validation and the test.
 
 A data set is a pandas DataFrame with one row for each photo: `file` (a path), `label`, `given` (its label before any
-decision of a person), `sha256`, `group` (the same for near-duplicates) and `split` ("train", "valid" or "test").
+decision of a person), `part` ("train", "valid" or "test" where its folder or table says so, or None), `sha256`, `group`
+(the same for near-duplicates) and `split` ("train", "valid" or "test").
 """
 
-import codecs
 import csv
 import hashlib
 import io
@@ -27,57 +27,17 @@ from scipy.sparse.csgraph import connected_components
 from bears.files import write_whole
 from bears.photos import PhotoError, check_size, open_photo, orientation
 from bears.training import TrainingError
+from bears.training.layouts import find
+from bears.training.tables import read_table
 
 MIN_PHOTOS = 10  # of each label; with fewer, the parts set aside say nothing
 MIN_SIDE = 64  # pixels; below that a photo teaches little
 NEAR = 10  # of 64 bits of the perceptual hash; from 12 on, photos that only resemble each other are chained together
 HELD_OUT = {"test": 0.15, "valid": 0.15}  # shares of the photos
 PARTS = [*HELD_OUT, "train"]  # the stricter first
-OURS = ("manifest.csv", "split.csv", "cleaning.csv")
-SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")  # what they put beside photos, with hidden files
 DELETE = "<Delete>"  # as fastai's ImageClassifierCleaner says it
 DECISION = "sha256 from to reason".split()
-LOOKED_AT = "file label sha256 phash mirrored why left_out".split()
-
-
-def photo_files(folder: str | os.PathLike) -> list[Path]:
-    """Every file in the label folders of `folder`, whatever its name (hidden ones left out), in a fixed order."""
-    return _found(Path(folder))[0]
-
-
-def _found(folder: Path) -> tuple[list[Path], pd.DataFrame]:
-    """The files in the label folders of `folder`, and remarks on what else there is, but for what systems put there."""
-    files, odd = [], []
-    for path in _inside(folder, odd):
-        if not path.is_dir():
-            odd += [] if path.name in OURS else [(path, "It is in no label's folder.")]
-            continue
-        before = len(odd)
-        inside = _inside(path, odd)
-        for file in inside:
-            if file.is_dir():
-                odd.append((file, "A folder inside a label's folder; its files are not read."))
-            elif not file.exists():
-                odd.append((file, "It is a link to a file that is not there."))
-            elif file.is_file():
-                files.append(file)
-            else:
-                odd.append((file, "It is no file."))
-        if not inside and len(odd) == before:
-            odd.append((path, "An empty folder: there is no photo of that label."))
-    return files, pd.DataFrame(odd, columns=["file", "why"]).assign(left_out=True)
-
-
-def _inside(folder: Path, odd: list[tuple[Path, str]]) -> list[Path]:
-    try:
-        return sorted(
-            path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in SYSTEMS
-        )
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        odd.append((folder, f"This folder cannot be read: {error.strerror}."))
-        return []
+LOOKED_AT = "sha256 phash mirrored why left_out".split()
 
 
 def check_photos(
@@ -89,18 +49,19 @@ def check_photos(
     Every photo is opened once. Left out are files that are no photos, tiny ones, second copies, and what `cleaning`
     says; near-duplicates stay, in one `group`. Raises `TrainingError` when too little is left to learn from.
     """
-    files, around = _found(Path(folder))
-    for label in sorted({file.parent.name for file in files}):
+    found, around = find(Path(folder))
+    for label in sorted(set(found.label)):
         if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in label):  # it would stop the export, at the end
-            raise TrainingError(f"The folder {ascii(label)} in {folder} has a name that is no text. Please rename it.")
-    if not files:
+            raise TrainingError(f"The label {ascii(label)} in {folder} is no text. Please rename it.")
+    if found.empty:
         raise TrainingError(
             f"There are no photos in {folder}. Put them in one folder for each label: "
             f"{Path(folder, 'LABEL', 'PHOTO.jpg')}.{_because([around])}"
         )
-    photos, odd = _look_at_all(files)
+    photos, odd = _look_at_all(found)
     photos, one = _one_label(photos)
     remarks = [around, odd, one]
+    photos = photos.sort_values("part", key=_strictness, kind="stable")  # of copies, the first stays
 
     labels = photos.groupby("sha256").label.transform("nunique")
     contradicting = _why(photos[labels > 1], "the same file is there with another label")
@@ -121,8 +82,8 @@ def check_strangers(folder: str | os.PathLike) -> tuple[pd.DataFrame, pd.DataFra
 
     Every photo is opened once, as in `check_photos`; there may be none.
     """
-    files, around = _found(Path(folder))
-    photos, odd = _look_at_all(files)
+    found, around = find(Path(folder))
+    photos, odd = _look_at_all(found)
     return photos, pd.concat([around, odd], ignore_index=True)
 
 
@@ -134,8 +95,8 @@ def _one_label(photos: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         first.setdefault(_plain(label), label)
     one = {label: first[_plain(label)] for label in counted.index}
     told = photos[photos.label != photos.label.map(one)].drop_duplicates("label")
-    how = "whose name differs only in upper and lower case, or in how its letters are coded."
-    why = [f"Its photos count as {unicodedata.normalize('NFC', one[label])}, {how}" for label in told.label]
+    how = "which differs only in upper and lower case, or in how its letters are coded."
+    why = [f"{label} counts as {unicodedata.normalize('NFC', one[label])}, {how}" for label in told.label]
     folders = pd.DataFrame({"file": [file.parent for file in told.file], "why": why}).assign(left_out=False)
     label = photos.label.map(lambda label: unicodedata.normalize("NFC", one[label]))
     return photos.assign(label=label), folders
@@ -145,18 +106,19 @@ def _plain(label: str) -> str:
     return unicodedata.normalize("NFC", label).casefold()
 
 
-def _look_at_all(files: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _look_at_all(found: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The files that are photos, and remarks on others."""
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        seen = progress_bar(pool.map(_look_at, files), total=len(files), leave=False)
-        looked_at = pd.DataFrame(list(seen) if files else [], columns=LOOKED_AT)
+        seen = progress_bar(pool.map(_look_at, found.file), total=len(found), leave=False)
+        looked_at = pd.DataFrame(list(seen) if len(found) else [], columns=LOOKED_AT)
+    looked_at = pd.concat([found, looked_at], axis=1)
     remarks = looked_at.loc[looked_at.why != "", ["file", "why", "left_out"]]
     return looked_at[~looked_at.left_out.astype(bool)].drop(columns=["why", "left_out"]), remarks
 
 
 def _look_at(file: Path) -> dict:
     content = b""
-    seen = dict(zip(LOOKED_AT, (file, file.parent.name, "", 0, 0, "", True), strict=True))
+    seen = dict(zip(LOOKED_AT, ("", 0, 0, "", True), strict=True))
     try:
         check_size(file.stat().st_size)  # before a video is read
         content = file.read_bytes()
@@ -232,23 +194,19 @@ def read_decisions(cleaning: str | os.PathLike) -> dict[str, dict]:
     However a spreadsheet has saved them: with semicolons or tabs, a byte order mark, in Latin-1, in another order.
     """
     try:
-        content = Path(cleaning).read_bytes()
+        rows = read_table(cleaning)
     except FileNotFoundError:
         return {}
-    table = io.StringIO(_text(content), newline="")
-    first = table.readline()
-    delimiter = max(",;\t", key=first.count)
-    columns = [column.strip().strip('"').lower() for column in first.split(delimiter)]
+    columns = [cell.lower() for cell in rows[0][1]] if rows else []
     if missing := [column for column in DECISION if column not in columns]:
         raise TrainingError(
             f"{cleaning} does not begin with the line {','.join(DECISION)}: {', '.join(missing)} is missing."
         )
     decisions = {}
-    for number, row in enumerate(csv.DictReader(table, columns, delimiter=delimiter), 2):
-        decision = {column: (row[column] or "").strip() for column in DECISION}
+    for number, row in rows[1:]:
+        cells = dict(zip(columns, row, strict=False))
+        decision = {column: cells.get(column, "") for column in DECISION}
         decision["sha256"] = decision["sha256"].lower()
-        if not any(decision.values()):
-            continue
         if not re.fullmatch("[0-9a-f]{64}", decision["sha256"]):
             raise TrainingError(
                 f"{cleaning}, row {number}: {decision['sha256']!r} is no SHA-256, which has 64 digits and letters from "
@@ -260,24 +218,18 @@ def read_decisions(cleaning: str | os.PathLike) -> dict[str, dict]:
     return decisions
 
 
-def _text(content: bytes) -> str:
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", "replace")  # Excel's, in Western Europe and America
-
-
 def decide(cleaning: str | os.PathLike, sha256: str, label: str, to: str | None, reason: str = "") -> None:
     """Write down that the photo in the folder `label` is in truth `to`, or is to be left out (`DELETE`).
 
     `None` takes a decision back. The file is replaced as a whole, sorted, so that two runs give the same bytes.
     """
-    decisions = read_decisions(cleaning)
-    decisions.pop(sha256, None)
-    if to is not None:
-        decisions[sha256] = dict(zip(DECISION, (sha256, label, to, reason), strict=True))
+    row = None if to is None else dict(zip(DECISION, (sha256, label, to, reason), strict=True))
+    write_decisions(cleaning, {sha256: row})
+
+
+def write_decisions(cleaning: str | os.PathLike, changes: dict[str, dict | None]) -> None:
+    """Change the decisions on some photos, by their SHA-256, all at once; `None` takes one back."""
+    decisions = {sha256: row for sha256, row in (read_decisions(cleaning) | changes).items() if row}
     table = io.StringIO()
     writer = csv.DictWriter(table, DECISION, lineterminator="\n")
     writer.writeheader()
@@ -291,11 +243,12 @@ def apply_decisions(photos: pd.DataFrame, cleaning: str | os.PathLike | None) ->
     meant = photos.sha256.map(lambda sha256: decisions.get(sha256, {}).get("to"))
     reason = photos.sha256.map(lambda sha256: decisions.get(sha256, {}).get("reason", ""))
     delete, decided = meant == DELETE, meant.notna()
+    told = decided & (meant != photos.label)  # of what a person has confirmed there is nothing to tell
     changed = pd.DataFrame(
         {
-            "file": photos.file[decided],
-            "why": ("cleaning: " + meant.where(~delete, "left out") + ", " + reason)[decided],
-            "left_out": delete[decided],
+            "file": photos.file[told],
+            "why": ("cleaning: " + meant.where(~delete, "left out") + ", " + reason)[told],
+            "left_out": delete[told],
         }
     )
     label = meant.where(decided & ~delete, photos.label).astype(photos.label.dtype)
@@ -309,24 +262,34 @@ def apply_decisions(photos: pd.DataFrame, cleaning: str | os.PathLike | None) ->
 def split(photos: pd.DataFrame, seed: int, kept: str | os.PathLike | None = None) -> pd.DataFrame:
     """`photos` with the column `split`: 70 % "train", 15 % "valid", 15 % "test", near-duplicates together.
 
-    Where a new photo goes depends on its group and the seed alone, unless it looks like one whose part is written down
-    in the file `kept`, or a label would have none in a part. The file only ever gains rows, so no photo that was once
-    for the test is ever learnt from. Raises `TrainingError` where no split has photos of each label in each part.
+    What the column `part` says holds, but of near-duplicates all are for the test if one is, and a part that it gives
+    to none is drawn from the training photos. Where another new photo goes depends on its group and the seed alone,
+    unless it looks like one whose part is written down in the file `kept`, or a label would have none in a part. The
+    file only ever gains rows, so no photo that was once for the test is ever learnt from. Raises `TrainingError` where
+    no split has photos of each label in each part.
     """
     known = {} if kept is None else _read_split(kept)
     part = photos.sha256.map(known) if known else pd.Series(pd.NA, photos.index, "object")
-    home = part.map(PARTS.index, na_action="ignore").groupby(photos.group).min()  # of its photos that are written down
+    said = photos.get("part", pd.Series(None, photos.index, "object"))
+    fixed = part.where(part.notna(), said.where(said != "train"))
+    home = _strictness(fixed).groupby(photos.group).min()
     position = photos.group.map(lambda group: int(hashlib.sha256(f"{seed} {group}".encode()).hexdigest(), 16) / 2**256)
     ends = np.cumsum([HELD_OUT["test"], HELD_OUT["valid"]])
-    drawn = pd.Series(np.searchsorted(ends, position, side="right"), index=photos.index)
+    drawn = pd.Series(np.array(PARTS)[np.searchsorted(ends, position, side="right")], index=photos.index)
+    drawn = drawn.where(~drawn.isin(set(said)), "train")
     free = photos.group.map(home).isna()
-    meant = photos.group.map(home).where(~free, drawn).astype(int).map(dict(enumerate(PARTS)))
+    meant = photos.group.map(home).map(dict(enumerate(PARTS))).where(~free, drawn)
     part = part.where(part.notna(), meant)
     part = _repaired(photos, part, free, position)
     if kept is not None and not photos.sha256.isin(known).all():
         new = ~photos.sha256.isin(known)
         _append_split(kept, photos.sha256[new], part[new], begun=bool(known))
     return photos.assign(split=part)
+
+
+def _strictness(parts: pd.Series) -> pd.Series:
+    """0 for the test, 1 for validation, 2 for training."""
+    return parts.map(PARTS.index, na_action="ignore").astype(float)
 
 
 def _repaired(photos: pd.DataFrame, part: pd.Series, free: pd.Series, position: pd.Series) -> pd.Series:
@@ -413,6 +376,11 @@ def _append_split(kept: str | os.PathLike, sha256: pd.Series, part: pd.Series, b
             "out later may move others.",
             stacklevel=3,
         )
+
+
+def elsewhere(photos: pd.DataFrame) -> int:
+    """How many photos are in another part than their folder or table says."""
+    return int((photos.part.notna() & (photos.part != photos.split)).sum())
 
 
 def counts(photos: pd.DataFrame) -> pd.DataFrame:

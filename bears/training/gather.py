@@ -30,6 +30,7 @@ from urllib3.exceptions import HTTPError
 from bears.files import write_whole
 from bears.photos import FORMATS, MAX_BYTES, PhotoError, open_photo
 from bears.training import TrainingError
+from bears.training.layouts import OURS
 
 OPENVERSE = "https://api.openverse.org/v1/images/"  # https://api.openverse.org
 COMMONS = "https://commons.wikimedia.org/w/api.php"  # https://www.mediawiki.org/wiki/API:Imageinfo
@@ -66,12 +67,13 @@ def gather(
     """Fetch photos into `folder`/label until there are `per_label` of each; (URL, why) of those that were of no use.
 
     Every label is asked of every source, for the same number, or the classifier would learn to tell the sources apart.
-    A folder that has photos but no manifest is somebody's own and left alone, and without `contact` so is every folder
-    that has photos. A run that was interrupted goes on where it stopped. Raises `TrainingError` when it cannot.
+    A folder that has anything in it but no manifest is somebody's own and left alone, and without `contact` so is every
+    folder that has photos. A run that was interrupted goes on where it stopped. Raises `TrainingError` when it cannot.
     """
     folder = Path(folder)
     ours = (folder / MANIFEST).exists()
-    if any(folder.glob("[!.]*/[!.]*")) and not (ours and contact.strip()):
+    loose = (path for path in folder.glob("[!.]*") if path.is_file() and path.name not in OURS)
+    if any(itertools.chain(loose, folder.glob("[!.]*/[!.]*"))) and not (ours and contact.strip()):
         return []
     contact = _in_ascii(contact)
     _check_arguments(labels, contact, sources)
