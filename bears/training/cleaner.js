@@ -28,8 +28,11 @@ export function render({ model, el }) {
     model.set("reason", reason.value);
     model.save_changes();
   });
-  // JupyterLab's own keys would move and delete cells
-  const root = make("div", { class: "bears-cleaner", "data-lm-suppress-shortcuts": "true" });
+  const root = make("div", { class: "bears-cleaner" });
+  root.addEventListener("keydown", (event) => {
+    // or with a slip of the finger the cell is cut: x is JupyterLab's key for that
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
+  });
   root.append(make("div", { class: "bar" }, previous, where, next, undo, reason), keys, grid, status);
   el.append(root);
 
@@ -167,7 +170,6 @@ export function render({ model, el }) {
       decide(event.shiftKey ? row : [current], to);
     }
     event.preventDefault();
-    event.stopPropagation();
   });
 
   const written = () => {
