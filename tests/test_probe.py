@@ -70,6 +70,15 @@ def test_two_groups_are_enough():
     assert "Too few" in str(learning_curve(features[:6], photos[:6].assign(label=[*"ababab"], group=[*"xxxyyy"])))
 
 
+def test_many_labels_of_few_photos_are_no_trouble():
+    rng = np.random.default_rng(0)
+    label, group = np.repeat(np.arange(60), 6), np.arange(360).astype(str)
+    features = torch.tensor(rng.normal(size=(60, 30))[label] + 0.5 * rng.normal(size=(360, 30)))
+    photos = pd.DataFrame({"label": [f"kind {number}" for number in label], "group": group})
+    assert own(out_of_fold(features, photos), photos).min() >= 0
+    assert learning_curve(features, photos).of == 360
+
+
 # The learning curve
 
 

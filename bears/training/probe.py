@@ -21,7 +21,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 CAUTIOUS, KEEN = 1, 10  # inverse strengths of the penalty, on features of length 1: with wrong labels less is better
 COMPONENTS = 256  # of the features; with all 1,408 it takes five times as long and knows no more
 FOLDS = 5
-DRAWS = 5  # of each part of the photos
+DRAWS = 5  # of each part of the photos; two, where there are more
+WORK = 100_000  # photos times labels
 SHARES = (0.1, 0.14, 0.2, 0.28, 0.4, 0.56, 0.8, 1.0)  # of the photos that a probe learns from
 FITTED = 0.2  # share from which on the error follows a power law
 ENOUGH = 5  # mistakes, to say anything
@@ -43,7 +44,7 @@ def out_of_fold(features: torch.Tensor, photos: pd.DataFrame, seed: int = 0) -> 
     x, y = _reduced(features), photos.label.to_numpy()
     labels = np.unique(y)
     found = np.full((len(y), len(labels)), np.nan)
-    for train, held_out in _folds(photos, seed):
+    for train, held_out in progress_bar([*_folds(photos, seed)], leave=False):
         probabilities = _probabilities(x[train], y[train], x[held_out], labels, CAUTIOUS)
         known = np.isin(y[held_out], y[train])
         found[held_out[known]] = probabilities[known]
@@ -68,7 +69,9 @@ def _probabilities(x: np.ndarray, y: np.ndarray, of: np.ndarray, labels: np.ndar
     found = np.zeros((len(of), len(labels)))
     met = np.unique(y)
     columns = np.searchsorted(labels, met)
-    found[:, columns] = LogisticRegression(C=c, max_iter=300).fit(x, y).predict_proba(of) if len(met) > 1 else 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes")  # of many labels each may have few photos
+        found[:, columns] = LogisticRegression(C=c, max_iter=300).fit(x, y).predict_proba(of) if len(met) > 1 else 1
     return found
 
 
@@ -139,24 +142,25 @@ def learning_curve(features: torch.Tensor, photos: pd.DataFrame, seed: int = 0) 
     def predicted(learnt: np.ndarray, held_out: np.ndarray) -> np.ndarray:
         return labels[_probabilities(x[learnt], y[learnt], x[held_out], labels, KEEN).argmax(1)]
 
-    draws = [fold for draw in range(DRAWS) for fold in _folds(photos, seed + draw)]
-    bar = iter(progress_bar(range(2 * len(draws)), leave=False))
-    for train, held_out in draws:
+    draws = DRAWS if len(y) * len(labels) <= WORK else 2
+    splits = [fold for draw in range(draws) for fold in _folds(photos, seed + draw)]
+    bar = iter(progress_bar(range(2 * len(splits)), leave=False))
+    for train, held_out in splits:
         next(bar)
         order = _mixed(train, y, members, rng)
         for row, share in enumerate(SHARES):
             learnt = order[: max(1, round(share * len(order)))]
             taken = predicted(learnt, held_out)
-            sizes[row] += len(learnt) / len(draws)
-            wrong[row, held_out] += (taken != y[held_out]) / DRAWS
+            sizes[row] += len(learnt) / len(splits)
+            wrong[row, held_out] += (taken != y[held_out]) / draws
         for column, label in enumerate(labels):
             confused[column] += ((taken != y[held_out]) & ((taken == label) | (y[held_out] == label))).sum()
     candidates = np.argsort(-confused, kind="stable")[:CANDIDATES]
-    for train, held_out in draws:
+    for train, held_out in splits:
         next(bar)
         for column in candidates:
             taken = predicted(_without_half(train, y == labels[column], members, rng), held_out)
-            halved[column, held_out] += (taken != y[held_out]) / DRAWS
+            halved[column, held_out] += (taken != y[held_out]) / draws
     list(bar)
 
     drawn = _drawn_anew(members, rng)
