@@ -151,6 +151,23 @@ def test_tables_are_read_as_others_write_them(tmp_path, text, part):
     assert remarks(tmp_path) == {}
 
 
+def test_a_table_may_write_names_in_upper_case_unless_that_would_be_another_file(tmp_path):
+    draw(tmp_path / "img_1.png", tmp_path / "in" / "img_2.png", tmp_path / "x.png", tmp_path / "X.png")
+    (tmp_path / "labels.csv").write_text("file,label\nIMG_1.PNG,cat\nIN/IMG_2.png,dog\nX.png,cat\nx.png,dog\n")
+    assert found(tmp_path) == {
+        "img_1.png": ("cat", None), "in/img_2.png": ("dog", None), "X.png": ("cat", None), "x.png": ("dog", None)
+    }  # fmt: skip
+
+
+def test_captions_are_no_labels(tmp_path):
+    """As Hugging Face's folders have them, beside folders of labels."""
+    draw(*(tmp_path / label / f"{label}{number}.png" for label in ("cat", "dog") for number in range(12)))
+    rows = [f"{label}{number}.png,A {label} on mat {number}" for label in ("cat", "dog") for number in range(12)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,text", *rows]))
+    assert {label for label, _ in found(tmp_path).values()} == {"cat", "dog"}
+    assert remarks(tmp_path)["metadata.csv"].startswith("It names photos. Which column has their labels?")
+
+
 def test_a_table_without_headings_hides_no_row(tmp_path):
     draw(tmp_path / "2.png", tmp_path / "3.png")
     (tmp_path / "labels.csv").write_text("1.png,cat\n2.png,cat\n3.png,dog\n")

@@ -28,6 +28,7 @@ export function render({ model, el }) {
     model.set("reason", reason.value);
     model.save_changes();
   });
+  reason.addEventListener("keydown", (event) => ["Enter", "Escape"].includes(event.key) && select(current));
   const root = make("div", { class: "bears-cleaner" });
   root.addEventListener("keydown", (event) => {
     // or with a slip of the finger the cell is cut: x is JupyterLab's key for that
@@ -39,18 +40,26 @@ export function render({ model, el }) {
   let cards = new Map(); // by the photo's SHA-256: what is known of it, its row, and its nodes
   let current = null; // the photo that keys are for
   let waiting = new Set(); // photos whose decision has been sent and not yet been written
+  let unanswered = 0; // messages
+  let turning = false; // to another screen, where the keys go on
   const marks = () => model.get("marks");
-  const send = (message) => model.send(message);
+  const send = (message) => {
+    unanswered += 1;
+    model.send(message);
+  };
   const digits = (card) => (model.get("vocab").length > DIGITS ? card.likely : model.get("vocab"));
   const isOpen = (photo) => !(photo in marks()) && !waiting.has(photo);
 
   function turn(by) {
     const to = model.get("screen") + by;
-    if (to >= 0 && to < model.get("screens")) send({ event: "screen", screen: to });
+    if (to < 0 || to >= model.get("screens")) return;
+    turning = true;
+    send({ event: "screen", screen: to });
   }
 
   function draw() {
-    const focused = grid.contains(document.activeElement);
+    const focused = turning || grid.contains(document.activeElement);
+    turning = false;
     cards = new Map();
     waiting = new Set();
     grid.replaceChildren(...model.get("rows").map(drawRow));
@@ -172,24 +181,27 @@ export function render({ model, el }) {
     event.preventDefault();
   });
 
-  const written = () => {
-    waiting = new Set();
+  const changed = () => {
+    waiting = new Set([...waiting].filter((photo) => !(photo in marks())));
     for (const photo of cards.keys()) mark(photo);
   };
   const told = (message) => {
     if (message.event === "at") select(message.photo);
-    if (message.event === "failed") written();
+    if (message.event !== "done") return;
+    unanswered = Math.max(0, unanswered - 1);
+    if (unanswered === 0) waiting = new Set();
+    changed();
   };
   const say = () => (status.textContent = model.get("status"));
   model.on("change:rows", draw);
-  model.on("change:marks", written);
+  model.on("change:marks", changed);
   model.on("change:status", say);
   model.on("msg:custom", told);
   draw();
   say();
   return () => {
     model.off("change:rows", draw);
-    model.off("change:marks", written);
+    model.off("change:marks", changed);
     model.off("change:status", say);
     model.off("msg:custom", told);
   };

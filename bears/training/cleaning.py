@@ -3,8 +3,10 @@
 cleaner.js shows one screen of photos in rows, and says what a person does:
 
     {event: mark, photos: [sha256], to}   `to` is a label, `KEEP`, `DELETE`, or null for what was guessed of each
-    {event: undo}                         answered with {event: at, photo: sha256}
+    {event: undo}                         answered with {event: at, photo: sha256}, where there is something to undo
     {event: screen, screen}
+
+`marks` has what is written; {event: done} says that it has changed as far as it will.
 """
 
 import base64
@@ -109,7 +111,7 @@ class Cleaner(anywidget.AnyWidget):
             self._understand(message)
         except (OSError, TrainingError) as error:  # an error in a callback would go unseen
             self.status = f"NOT written: {error}"
-            self.send({"event": "failed"})
+        self.send({"event": "done"})
 
     def _understand(self, message: object) -> None:
         match message:

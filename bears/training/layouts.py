@@ -9,6 +9,7 @@ import itertools
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +28,7 @@ PART_NAMES = {
 TABLES = (".csv", ".tsv")
 LABEL = "label labels class class_name category species breed target".split()  # how the column may be called
 PART = "split part set subset is_valid".split()
+FEW = 20  # rows of a table
 DEPTH = 6  # folders inside each other, beyond which nobody looks
 
 
@@ -116,22 +118,28 @@ class _Names:
     """
 
     def __init__(self, folder: Path, files: list[Path]):
-        self._paths = {_plain(file.relative_to(folder).as_posix()): file for file in files}
-        bare = [(_plain(name), file) for file in files for name in {file.name, file.stem}]
-        count = Counter(name for name, _ in bare)
-        self._bare = {name: file for name, file in bare if count[name] == 1}
+        paths = {_plain(file.relative_to(folder).as_posix()): file for file in files}
+        self._paths = _unique((name.casefold(), file) for name, file in paths.items()) | paths
+        self._bare = _unique((_plain(name).casefold(), file) for file in files for name in {file.name, file.stem})
         self._endings = {file.suffix.lower() for file in files} - {""}
 
     def __call__(self, cell: str) -> Path | None:
         name = _plain(cell.replace("\\", "/").removeprefix("./"))
-        if "/" not in name and name in self._bare:
-            return self._bare[name]
-        while name not in self._paths and "/" in name:  # it begins with this folder, or is another computer's
-            name = name.split("/", 1)[1]
-        return self._paths.get(name)
+        if "/" not in name and name not in self._paths:
+            return self._bare.get(name.casefold())
+        while "/" in name and name not in self._paths and name.casefold() not in self._paths:
+            name = name.split("/", 1)[1]  # it begins with this folder, or is another computer's
+        return self._paths.get(name) or self._paths.get(name.casefold())
 
     def is_heading(self, cell: str) -> bool:
         return self(cell) is None and Path(cell).suffix.lower() not in self._endings
+
+
+def _unique(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Without names that several have."""
+    named = [*named]
+    count = Counter(name for name, _ in named)
+    return {name: file for name, file in named if count[name] == 1}
 
 
 def _table(folder: Path, files: list[Path], odd: list) -> tuple[Path, list, dict[str, int]] | None:
@@ -172,9 +180,14 @@ def _columns(rows: list[tuple[int, list[str]]], names: _Names) -> dict[str, int]
         if fitting := [column for column in others if heads[column] in called]:
             columns[what] = min(fitting, key=lambda column: called.index(heads[column]))
             others.remove(columns[what])
-    if "label" not in columns and len(others) == 1:
+    if "label" not in columns and len(others) == 1 and _repeats([_cell(cells, others[0]) for _, cells in rows]):
         columns["label"] = others[0]
     return columns
+
+
+def _repeats(cells: list[str]) -> bool:
+    """As labels do, and captions and sizes do not; of a few nobody can tell."""
+    return len(cells) < FEW or len(set(cells)) <= len(cells) / 2
 
 
 def _in_table(folder: Path, top: list[Path], table: Path, rows: list, columns: dict, odd: list) -> list[tuple]:
