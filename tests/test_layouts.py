@@ -94,14 +94,13 @@ def test_what_was_written_down_counts_more_than_a_folder(parted, tmp_path):
     assert after.split.tolist() == before.split.tolist()
 
 
-def test_of_two_copies_in_two_parts_the_one_for_the_test_stays(tmp_path):
+def test_of_two_copies_in_two_parts_the_one_that_is_not_learnt_from_stays(tmp_path):
     draw_folder(tmp_path / "train", 12, shapes=["circle", "square"])
-    draw_folder(tmp_path / "test", 1, shapes=["triangle"])
-    shutil.copy(tmp_path / "train" / "circle" / "1.png", tmp_path / "test" / "triangle" / "2.png")
-    (tmp_path / "test" / "triangle").rename(tmp_path / "test" / "circle")
+    (tmp_path / "valid" / "circle").mkdir(parents=True)
+    shutil.copy(tmp_path / "train" / "circle" / "1.png", tmp_path / "valid" / "circle" / "2.png")
     photos, odd = check_photos(tmp_path)
     assert odd.file.tolist() == [tmp_path / "train" / "circle" / "1.png"] and "second copy" in odd.why.item()
-    assert photos.part.value_counts().to_dict() == {"train": 23, "test": 2}
+    assert photos.part.value_counts().to_dict() == {"train": 23, "valid": 1}
 
 
 # Tables

@@ -199,11 +199,10 @@ def _first(labels: np.ndarray, rises: np.ndarray, drawn: np.ndarray) -> str | No
 
 
 def _mixed(train: np.ndarray, y: np.ndarray, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The photos in an order in which labels take turns, and near-duplicates stay together."""
+    """The photos in an order in which labels take turns, and near-duplicates of one label stay together."""
     table = pd.DataFrame({"photo": train, "label": y[train], "group": members[train], "by": rng.random(len(train))})
     table["by"] = table.groupby("group").by.transform("first")
     table["by"] = table.groupby("label").by.rank(pct=True)
-    table["by"] = table.groupby("group").by.transform("first")
     return table.sort_values(["by", "group"]).photo.to_numpy()
 
 
