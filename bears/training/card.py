@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from bears.classifier import installed_versions
 from bears.novelty import CONFIDENCE, KEEP, confidence_reached
+from bears.training.corruptions import SEVERITIES, Robustness
 from bears.training.dataset import counts
 from bears.training.evaluation import RESAMPLES, NoveltyScores, Scores
 
@@ -31,6 +32,7 @@ class Report:
     uncalibrated: Scores | None = None  # and before
     validation: Scores | None = None  # on the validation photos, before the temperature that was fitted on them
     novelty: NoveltyScores | None = None  # on the test photos, and on strangers if there are any
+    robustness: Robustness | None = None  # on the test photos, corrupted
     licence: str | None = None  # of the classifier, as SPDX writes it ("apache-2.0"); None: whoever trained it decides
 
 
@@ -62,6 +64,10 @@ more errors on photos of other origin than on those below, and on what is small,
 ## Results
 
 {results}
+
+## What photos suffer from
+
+{robustness}
 
 ## What it does not recognise
 
@@ -112,6 +118,10 @@ the chance that of a stranger and a test photo the stranger is the more novel. I
 (Where nobody passes, the bootstrap has nobody to draw, and Wilson's interval says more.) What the pretrained network
 has learnt apart, ImageNet's classes, is told best; others may pass more often."""
 
+ROBUSTNESS = f"""\
+The test photos once more, each with every corruption below (bears/training/corruptions.py), in severities from 1 to
+{SEVERITIES} in turn. "Wrong, not doubted" is what nobody warns of. In brackets are 95 % intervals (Wilson)."""
+
 ENOUGH = 5  # mistakes on validation photos, to say anything of the temperature
 
 COVERAGE = """\
@@ -151,6 +161,7 @@ def model_card(
         data=_data(report),
         training=_training(report, learner),
         results=_results(report, temperature),
+        robustness=_robustness(report.robustness),
         novelty=_novelty(report) if knows_novelty else "It was trained without a way to tell.",
     )
 
@@ -217,6 +228,12 @@ def _results(report: Report, temperature: float) -> str:
         f"How far probabilities can be trusted (the temperature is {temperature:.3f}{_fitted_on(report.validation)}):",
         _markdown(calibration.round(4), "less is better"),
     ])  # fmt: skip
+
+
+def _robustness(robustness: Robustness | None) -> str:
+    if robustness is None:
+        return "How it stands the dark, noise, blur and the like was not measured."
+    return f"{ROBUSTNESS}\n\n{_markdown(robustness.summary(), 'corruption')}"
 
 
 def _fitted_on(validation: Scores | None) -> str:

@@ -67,7 +67,7 @@ class Scores:
         )
 
 
-def _wilson(count: int, of: int) -> tuple[float, float]:
+def wilson(count: int, of: int) -> tuple[float, float]:
     interval = binomtest(count, of).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -92,7 +92,7 @@ def evaluate(logits: torch.Tensor, targets: torch.Tensor, vocab: list[str], temp
         wrong,
         of,
         wrong / of,
-        _wilson(wrong, of),
+        wilson(wrong, of),
         F.nll_loss(logits.log_softmax(1), targets).item(),
         (probabilities - F.one_hot(targets, len(vocab))).square().sum(1).mean().item(),
         float((gaps * reliability.photos).sum() / of),
@@ -150,7 +150,7 @@ def evaluate_novelty(
     return NoveltyScores(
         doubted,
         of,
-        _wilson(doubted, of),
+        wilson(doubted, of),
         pd.DataFrame.from_dict(coverage, "index", columns=["photos", "least novel", "most probable"]),
         pd.DataFrame.from_dict(groups, "index", columns=columns),
     )
@@ -164,7 +164,7 @@ def _against(novelty: np.ndarray, strangers: np.ndarray) -> list[float]:
     ]
     (auroc, fpr), (low, high) = _separation(novelty, strangers), np.quantile(drawn, [0.025, 0.975], axis=0)
     passed, of = int((strangers <= 1).sum()), len(strangers)
-    return [of, auroc, low[0], high[0], fpr, low[1], high[1], passed / of, *_wilson(passed, of)]
+    return [of, auroc, low[0], high[0], fpr, low[1], high[1], passed / of, *wilson(passed, of)]
 
 
 def _separation(novelty: np.ndarray, strangers: np.ndarray) -> tuple[float, float]:
