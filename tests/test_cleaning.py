@@ -34,8 +34,8 @@ def says(cleaner, **message):
     cleaner._handle_custom_msg(message, [])
 
 
-def marks(cleaner, *photos, to=None):
-    says(cleaner, event="mark", photos=[*photos], to=to)
+def marks(cleaner, *photos, to=None, reason=""):
+    says(cleaner, event="mark", photos=[*photos], to=to, reason=reason)
 
 
 def decided(file) -> set[tuple]:
@@ -84,10 +84,9 @@ def test_what_is_decided_is_in_the_file_at_once_and_there_again_with_another_cle
     cleaner = Cleaner(photos, guessed(photos, photo3=[0.1, 0.2, 0.7]), file)
     one, two, three, four, five = cleaner.order[:5]
     marks(cleaner, one)
-    cleaner.reason = " has corners "
-    marks(cleaner, two, three, to=DELETE)
-    marks(cleaner, four, to=KEEP)
-    marks(cleaner, five, to="square")
+    marks(cleaner, two, three, to=DELETE, reason=" has corners ")
+    marks(cleaner, four, to=KEEP, reason="has corners")
+    marks(cleaner, five, to="square", reason="has corners")
     label = photos.set_index("sha256").label
     assert cleaner.marks == {one: "triangle", two: DELETE, three: DELETE, four: KEEP, five: "square"}
     assert decided(file) == {
@@ -180,6 +179,12 @@ def test_a_decision_that_was_there_already_is_answered_too(photos, tmp_path):
     assert cleaner.marks == {}, "one step"
 
 
+def test_a_reason_that_is_no_text_is_said(photos, tmp_path):
+    cleaner = Cleaner(photos, guessed(photos), tmp_path / "cleaning.csv")
+    marks(cleaner, cleaner.order[0], to=KEEP, reason="\ud800")
+    assert cleaner.status.startswith("NOT written") and not (tmp_path / "cleaning.csv").exists()
+
+
 @pytest.mark.parametrize("message", [
     None, {}, {"event": "mark"}, {"event": "mark", "photos": [{}, 7, "f" * 64], "to": KEEP},
     {"event": "mark", "photos": ["0"], "to": "another label"}, {"event": "mark", "photos": ["0"], "to": []},
@@ -235,7 +240,7 @@ class Screen:
         self.page = page
         names = iter("abcdefghijklmnopqrstuvwxyz")
         rows = [[self.card(next(names), vocab) for _ in range(length)] for length in lengths]
-        state = {"vocab": vocab, "rows": rows, "marks": {}, "screen": 0, "screens": 3, "reason": "", "status": ""}
+        state = {"vocab": vocab, "rows": rows, "marks": {}, "screen": 0, "screens": 3, "status": ""}
         page.set_content("<div id=here></div>")
         page.evaluate(MODEL, state)
         script = (ROOT / "bears" / "training" / "cleaner.js").read_text()
@@ -339,12 +344,40 @@ def test_in_a_list_and_in_the_reason_keys_mean_what_they_do_there(page):
     screen = Screen(page, [2], ["black", "grizzly", "teddy"])
     page.get_by_label("Reason").click()
     screen.presses("k", "d", "1", "Enter")
-    assert screen.sent() == [] and page.evaluate("model.get('reason')") == "kd1" and screen.current == "a"
+    assert screen.sent() == [] and screen.current == "a"
+    screen.presses("k")
+    assert page.evaluate("sent.splice(0)") == [
+        {"event": "mark", "photos": ["a"], "to": KEEP, "reason": "kd1"}
+    ]  # fmt: skip
     page.locator(".photo select").first.focus()
     screen.presses("u")
     assert screen.sent() == []
     screen.presses("Escape", "d")
-    assert screen.sent() == [["a", DELETE]]
+    assert screen.sent() == [["b", DELETE]]
+
+
+def test_whoever_writes_a_reason_is_not_fetched_back_and_a_key_that_is_held_decides_once(page):
+    screen = Screen(page, [3], ["black", "grizzly", "teddy"])
+    page.get_by_role("button", name="Next").click()
+    page.get_by_label("Reason").click()
+    screen.tells(screen=1, rows=[[screen.card(name, ["black", "grizzly"]) for name in "xyz"]])
+    page.evaluate("hear({ event: 'at', photo: 'y' })")
+    screen.presses("d", "k")
+    assert screen.sent() == ["screen1"] and page.get_by_label("Reason").input_value() == "dk"
+    page.locator(".photo").first.click()
+    page.keyboard.down("d")
+    page.keyboard.down("d")  # as a key that is held repeats
+    page.keyboard.up("d")
+    assert screen.sent() == [["x", DELETE]]
+
+
+def test_enter_leaves_what_is_decided_and_goes_on_when_all_is(page):
+    screen = Screen(page, [2], ["black", "grizzly", "teddy"])
+    page.locator(".photo").first.click()
+    screen.presses("k", "ArrowLeft", "Enter", "ArrowRight", "k", "Enter")
+    assert screen.sent() == [["a", KEEP], ["b", KEEP], "screen1"]
+    screen.presses(" ")
+    assert page.evaluate("document.activeElement.tagName") == "SELECT", "the list has all labels"
 
 
 def test_what_was_not_written_is_open_again_and_what_was_taken_back_is_where_keys_go(page):

@@ -1,5 +1,7 @@
 """bears.training.layouts: however photos lie, each has the label and the part that its folder or its table says."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -125,12 +127,13 @@ def test_a_table_names_files_wherever_they_lie_and_the_rest_is_listed(tmp_path):
     assert said == {
         "../../etc/passwd": f"labels.csv, row 6, {unknown}",
         "gone.png": f"labels.csv, row 7, {unknown}",
-        "other/1.png": "labels.csv, row 8, says no label.",
+        "other/1.png": "labels.csv says no label.",
         "x.png": f"labels.csv, row 9, {unknown}",
         "in/b.png": "labels.csv gives it several labels: cat, dog.",
         "in/spare.png": "labels.csv does not name it.",
         "other/2.png": "labels.csv does not name it.",
         "cats": "labels.csv names none of its files.",
+        "labels.csv": "The labels are from this table, not from the names of folders.",
     }
 
 
@@ -196,8 +199,93 @@ def test_of_several_tables_the_one_called_labels_counts(tmp_path):
     with pytest.raises(TrainingError, match="submission.csv and train.csv in .* Leave only one of them there"):
         find(tmp_path)
     (tmp_path / "train.csv").rename(tmp_path / "labels.csv")
-    assert found(tmp_path) == {"train/1.png": ("cat", None), "train/2.png": ("dog", None)}
+    assert found(tmp_path) == {"train/1.png": ("cat", "train"), "train/2.png": ("dog", "train")}
     assert remarks(tmp_path)["test"] == "labels.csv names none of its files."
+
+
+@pytest.mark.parametrize("text", [
+    "id,image,label\n0,3.png,dog\n1,2.png,cat\n2,1.png,cat\n3,0.png,dog\n",
+    ",image,label\n0,3,dog\n1,2,cat\n2,1,cat\n3,0,dog\n",
+    "sep=;\nlabel;image\ndog;3.png\ncat; 2.png\ncat;1.png\ndog;0.png\n",
+    'image, label\n"3.png", "dog"\n"2.png", "cat"\n1.png,cat\n0.png,dog\n',
+])  # fmt: skip
+def test_numbers_of_rows_are_not_taken_for_files(tmp_path, text):
+    draw(*(tmp_path / "images" / f"{number}.png" for number in range(4)))
+    (tmp_path / "images" / "1.txt").write_text("boxes")
+    (tmp_path / "labels.csv").write_text(text)
+    labels = {name: label for name, (label, _) in found(tmp_path).items()}
+    assert labels == {"images/0.png": "dog", "images/1.png": "cat", "images/2.png": "cat", "images/3.png": "dog"}
+
+
+def test_labels_may_be_numbers_that_files_are_called_by_too(tmp_path):
+    draw(*(tmp_path / f"{number}.png" for number in range(6)))
+    rows = [f"{number % 2},{number}.png" for number in range(6)]
+    (tmp_path / "labels.csv").write_text("\n".join(["kind,image", *rows]))
+    assert {label for label, _ in found(tmp_path).values()} == {"0", "1"} and len(found(tmp_path)) == 6
+
+
+def test_a_camera_trap_s_table_names_folder_and_file(tmp_path):
+    draw(*(tmp_path / station / f"RCNX{number}.png" for station in ("north", "south") for number in range(2)))
+    (tmp_path / "observations.csv").write_text(
+        "File,RelativePath,Species\nRCNX0.png,north,elk\nRCNX1.png,north,bear\nRCNX0.png,south,bear\nRCNX1.png,south,elk\n"
+    )
+    assert {name: label for name, (label, _) in found(tmp_path).items()} == {
+        "north/RCNX0.png": "elk", "north/RCNX1.png": "bear", "south/RCNX0.png": "bear", "south/RCNX1.png": "elk"
+    }  # fmt: skip
+    assert remarks(tmp_path)["observations.csv"].startswith("The labels are from this table")
+
+
+def test_notes_beside_folders_of_labels_are_no_labels(tmp_path):
+    draw(*(tmp_path / label / f"{label}{number}.png" for label in ("cat", "dog") for number in range(12)))
+    rows = [f"{label}{number}.png,{'Ann' if number % 2 else 'Bob'}" for label in ("cat", "dog") for number in range(12)]
+    (tmp_path / "sources.csv").write_text("\n".join(["file,photographer", *rows]))
+    assert {label for label, _ in found(tmp_path).values()} == {"cat", "dog"}
+    assert remarks(tmp_path) == {"sources.csv": "It names photos. Which column has their labels? Call it label."}
+
+
+def test_a_table_that_does_not_fit_is_said_and_one_called_labels_stops(tmp_path):
+    draw(*(tmp_path / label / f"{number}.png" for label in ("cat", "dog") for number in range(3)))
+    rows = "\n".join(f"{number},cat" for number in range(2, 40))
+    (tmp_path / "list.csv").write_text(f"id,label\n{rows}\n")
+    draw(tmp_path / "cat" / "9.png")
+    assert remarks(tmp_path)["list.csv"] == "1 of its 39 rows name one of the photos here, so it is not used."
+    (tmp_path / "list.csv").rename(tmp_path / "labels.csv")
+    with pytest.raises(TrainingError, match="labels.csv: 1 of its 39 rows name.*is each there once"):
+        find(tmp_path)
+
+
+def test_photos_for_training_and_test_without_labels_are_no_labels(tmp_path):
+    draw(tmp_path / "train" / "cat.0.png", tmp_path / "test" / "dog.1.png")
+    with pytest.raises(TrainingError, match="test and train in .* hold photos without labels.*labels.csv"):
+        find(tmp_path)
+
+
+def test_of_several_parts_the_strictest_holds_and_a_word_that_nobody_knows_is_said(tmp_path):
+    draw(tmp_path / "1.png", tmp_path / "2.png")
+    (tmp_path / "labels.csv").write_text(
+        "file,label,split\n1.png,cat,test\n1.png,cat,train\n1.png,cat,\n2.png,dog,\n2.png,,val\n"
+    )
+    assert found(tmp_path) == {"1.png": ("cat", "test"), "2.png": ("dog", "valid")} and remarks(tmp_path) == {}
+    (tmp_path / "labels.csv").write_text("file,label,is_valid\n1.png,cat,WAHR\n2.png,dog,FALSCH\n")
+    assert found(tmp_path) == {"1.png": ("cat", "valid"), "2.png": ("dog", "train")}
+    (tmp_path / "labels.csv").write_text("file,label,is_valid\n1.png,cat,perhaps\n2.png,dog,no\n")
+    with pytest.raises(TrainingError, match="row 2: 'perhaps' is no part"):
+        find(tmp_path)
+
+
+def test_pipes_and_what_may_not_be_looked_at_do_not_stop_it(tmp_path, monkeypatch):
+    draw(tmp_path / "cat" / "1.png", tmp_path / "dog" / "1.png")
+    os.mkfifo(tmp_path / "labels.csv")
+    looked = Path.stat
+
+    def refused(path, **options):  # as in a folder that may be read and not be entered
+        if path.parent.name == "dog":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return looked(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    assert found(tmp_path) == {"cat/1.png": ("cat", None)}
+    assert remarks(tmp_path)["dog/1.png"] == "It cannot be read: Permission denied."
 
 
 def test_a_part_that_is_none_is_said(tmp_path):
@@ -211,4 +299,7 @@ def test_folders_that_go_round_in_a_circle_end(tmp_path):
     draw(tmp_path / "in" / "1.png", tmp_path / "in" / "2.png")
     (tmp_path / "in" / "again").symlink_to(tmp_path)
     (tmp_path / "labels.csv").write_text("file,label\nin/1.png,cat\nin/2.png,dog\n")
-    assert found(tmp_path)["in/1.png"] == ("cat", None)
+    for number in range(5):
+        (tmp_path / f"round{number}").symlink_to(tmp_path)
+    assert found(tmp_path) == {"in/1.png": ("cat", None), "in/2.png": ("dog", None)}
+    assert remarks(tmp_path)["round0"] == "It leads back to a folder around it."

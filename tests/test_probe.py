@@ -70,6 +70,17 @@ def test_two_groups_are_enough():
     assert "Too few" in str(learning_curve(features[:6], photos[:6].assign(label=[*"ababab"], group=[*"xxxyyy"])))
 
 
+def test_a_fold_without_photos_is_no_trouble_and_no_interval_exceeds_all():
+    rng = np.random.default_rng(0)
+    for sizes in ([21, 1, 1, 1, 1], [9, 8, 1, 1, 1], [40, 20, 10, 5, 3, 2]):
+        group = np.repeat(np.arange(len(sizes)), sizes).astype(str)
+        photos = pd.DataFrame({"label": rng.choice(["a", "b"], len(group)), "group": group})
+        features = torch.tensor(rng.normal(size=(len(group), 5)))
+        assert out_of_fold(features, photos).shape == (len(group), 2)
+        curve = learning_curve(features, photos)
+        assert max(curve.twice) <= 1 and curve.table.high.max() <= 1
+
+
 def test_many_labels_of_few_photos_are_no_trouble():
     rng = np.random.default_rng(0)
     label, group = np.repeat(np.arange(60), 6), np.arange(360).astype(str)
@@ -84,8 +95,8 @@ def test_many_labels_of_few_photos_are_no_trouble():
 
 @pytest.fixture(scope="module")
 def foretold():
-    """Of eight draws of 240 photos: their learning curves."""
-    return [learning_curve(*draw([80, 80, 80], seed, apart=0.45)) for seed in range(8)]
+    """Of six draws of 240 photos: their learning curves."""
+    return [learning_curve(*draw([80, 80, 80], seed, apart=0.45)) for seed in range(6)]
 
 
 def errors(photos: int, draws: int = 20) -> float:
@@ -113,13 +124,13 @@ def test_the_curve_is_what_was_measured_on_others(foretold):
 def test_what_is_foretold_of_twice_the_photos_comes_true(foretold):
     truth = errors(2 * 192)
     within = [low <= truth <= high for _, low, high in (curve.twice for curve in foretold)]
-    assert sum(within) >= 7, "of 8, with intervals of 95 %"
+    assert sum(within) >= 5, "of 6, with intervals of 95 %"
     assert np.mean([curve.twice[0] for curve in foretold]) == pytest.approx(truth, rel=0.2)
     assert all("Twice the photos would give about" in str(curve) for curve in foretold)
 
 
 def test_where_nothing_can_be_learnt_it_does_not_promise_that_more_photos_help():
-    curves = [learning_curve(*draw([50, 50, 50], seed, apart=0)) for seed in range(4)]
+    curves = [learning_curve(*draw([50, 50, 50], seed, apart=0)) for seed in range(3)]
     assert sum(curve.falls for curve in curves) <= 1
     assert sum(curve.helps is not None for curve in curves) <= 1
     text = str(next(curve for curve in curves if not curve.falls))
@@ -127,7 +138,7 @@ def test_where_nothing_can_be_learnt_it_does_not_promise_that_more_photos_help()
 
 
 def test_it_names_the_label_of_which_more_would_help_most():
-    curves = [learning_curve(*draw([150, 150, 20], seed, apart=0.45)) for seed in range(4)]
+    curves = [learning_curve(*draw([150, 150, 20], seed, apart=0.45)) for seed in range(3)]
     named = [curve.helps for curve in curves]
     assert set(named) <= {"teddy", None} and named.count("teddy") >= 2
     assert "More of teddy would help most." in str(curves[named.index("teddy")])

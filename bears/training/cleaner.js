@@ -24,10 +24,6 @@ export function render({ model, el }) {
   const next = make("button", { onclick: () => turn(1) }, "Next");
   const undo = make("button", { onclick: () => send({ event: "undo" }) }, "Take back");
   const reason = make("input", { placeholder: "why (goes into the file)", "aria-label": "Reason", type: "text" });
-  reason.addEventListener("input", () => {
-    model.set("reason", reason.value);
-    model.save_changes();
-  });
   reason.addEventListener("keydown", (event) => ["Enter", "Escape"].includes(event.key) && select(current));
   const root = make("div", { class: "bears-cleaner" });
   root.addEventListener("keydown", (event) => {
@@ -50,6 +46,11 @@ export function render({ model, el }) {
   const digits = (card) => (model.get("vocab").length > DIGITS ? card.likely : model.get("vocab"));
   const isOpen = (photo) => !(photo in marks()) && !waiting.has(photo);
 
+  // Whoever has gone elsewhere meanwhile, to write a reason, is not fetched back: their letters would be keys
+  function mayFocus() {
+    return document.activeElement === document.body || root.contains(document.activeElement.closest("button, .photo"));
+  }
+
   function turn(by) {
     const to = model.get("screen") + by;
     if (to < 0 || to >= model.get("screens")) return;
@@ -58,7 +59,7 @@ export function render({ model, el }) {
   }
 
   function draw() {
-    const focused = turning || grid.contains(document.activeElement);
+    const focused = grid.contains(document.activeElement) || (turning && mayFocus());
     turning = false;
     cards = new Map();
     waiting = new Set();
@@ -77,8 +78,8 @@ export function render({ model, el }) {
       make(
         "div",
         { role: "gridcell", class: "whole" },
-        make("button", { onclick: () => decide(whole.filter(isOpen), null) }, "Take guesses"),
-        make("button", { onclick: () => decide(whole.filter(isOpen), KEEP) }, "Keep all"),
+        make("button", { "aria-label": `Take guesses, row ${row + 1}`, onclick: () => decide(whole.filter(isOpen), null) }, "Take guesses"),
+        make("button", { "aria-label": `Keep all, row ${row + 1}`, onclick: () => decide(whole.filter(isOpen), KEEP) }, "Keep all"),
       ),
     );
     return line;
@@ -128,7 +129,8 @@ export function render({ model, el }) {
     for (const [other, { node }] of cards) node.tabIndex = other === photo ? 0 : -1;
     const { card, node } = cards.get(photo);
     const labels = digits(card).map((label, number) => [`${number + 1}`, label]);
-    const legend = [["Enter", "as guessed"], ["K", "keep"], ["D", "delete"], ...labels, ["U", "take back"]];
+    const all = [["Space", "all labels"], ["U", "take back"]];
+    const legend = [["Enter", "as guessed"], ["K", "keep"], ["D", "delete"], ...labels, ...all];
     const parts = legend.flatMap(([key, what]) => [make("kbd", {}, key), ` ${what}  `]);
     const arrows = [make("kbd", {}, "← → ↑ ↓"), " ", make("kbd", {}, "Page Down"), " move"];
     keys.replaceChildren(...parts, make("kbd", {}, "Shift"), " with any of these: the whole row  ", ...arrows);
@@ -139,7 +141,7 @@ export function render({ model, el }) {
     if (!photos.length) return;
     for (const photo of photos) waiting.add(photo);
     for (const photo of photos) mark(photo);
-    send({ event: "mark", photos, to });
+    send({ event: "mark", photos, to, reason: reason.value });
     const all = [...cards.keys()];
     const behind = all.slice(all.indexOf(photos.at(-1)) + 1);
     const from = grid.contains(document.activeElement);
@@ -163,18 +165,25 @@ export function render({ model, el }) {
     const here = cards.get(current);
     if (event.key === "Escape" && event.target.matches("select, button")) return select(current);
     if (!event.target.matches(".photo") || event.altKey) return; // in a list or on a button keys mean what they do there
+    const goes = event.key in MOVES || event.key.startsWith("Page");
+    if (event.repeat && !goes) return event.preventDefault(); // a key that is held would decide on one after the other
     if (event.ctrlKey || event.metaKey) {
       if (event.key.toLowerCase() !== "z") return;
       send({ event: "undo" });
     } else if (event.key in MOVES) move(...MOVES[event.key]);
     else if (event.key === "PageDown" || event.key === "PageUp") turn(event.key === "PageDown" ? 1 : -1);
     else if (event.key.toLowerCase() === "u") send({ event: "undo" });
+    else if (event.key === " ") {
+      here.choice.focus();
+      here.choice.showPicker?.();
+    } else if (event.key === "Enter" && ![...cards.keys()].some(isOpen)) turn(1);
     else {
       const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code)?.[1]; // with Shift, event.key is another sign
       const named = { Enter: null, k: KEEP, d: DELETE, Delete: DELETE, Backspace: DELETE };
       const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
       const to = digit ? digits(here.card)[digit - 1] : named[key];
       if (to === undefined) return;
+      if (to === null && !event.shiftKey && !isOpen(current)) return event.preventDefault(); // it is decided
       const row = [...cards.keys()].filter((photo) => cards.get(photo).row === here.row && isOpen(photo));
       decide(event.shiftKey ? row : [current], to);
     }
@@ -186,7 +195,7 @@ export function render({ model, el }) {
     for (const photo of cards.keys()) mark(photo);
   };
   const told = (message) => {
-    if (message.event === "at") select(message.photo);
+    if (message.event === "at") select(message.photo, mayFocus());
     if (message.event !== "done") return;
     unanswered = Math.max(0, unanswered - 1);
     if (unanswered === 0) waiting = new Set();

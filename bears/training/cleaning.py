@@ -2,7 +2,8 @@
 
 cleaner.js shows one screen of photos in rows, and says what a person does:
 
-    {event: mark, photos: [sha256], to}   `to` is a label, `KEEP`, `DELETE`, or null for what was guessed of each
+    {event: mark, photos: [sha256], to, reason}
+                                          `to` is a label, `KEEP`, `DELETE`, or null for what was guessed of each
     {event: undo}                         answered with {event: at, photo: sha256}, where there is something to undo
     {event: screen, screen}
 
@@ -45,7 +46,6 @@ class Cleaner(anywidget.AnyWidget):
     screens = traitlets.Int(0).tag(sync=True)
     rows = traitlets.List().tag(sync=True)  # of lists of photos, see `_show`
     marks = traitlets.Dict().tag(sync=True)  # sha256: what is decided, of the photos on this screen
-    reason = traitlets.Unicode().tag(sync=True)
     status = traitlets.Unicode().tag(sync=True)
 
     def __init__(
@@ -109,27 +109,28 @@ class Cleaner(anywidget.AnyWidget):
     def _receive(self, _, message: object, buffers: list) -> None:
         try:
             self._understand(message)
-        except (OSError, TrainingError) as error:  # an error in a callback would go unseen
+        except (OSError, TrainingError, UnicodeError) as error:  # an error in a callback would go unseen
             self.status = f"NOT written: {error}"
         self.send({"event": "done"})
 
     def _understand(self, message: object) -> None:
         match message:
-            case {"event": "mark", "photos": list(photos), "to": to} if to in (None, KEEP, DELETE, *self.vocab):
-                self._mark([photo for photo in photos if isinstance(photo, str) and photo in self._at], to)
+            case {"event": "mark", "photos": list(photos), "to": to, "reason": str(reason)}:
+                if to in (None, KEEP, DELETE, *self.vocab):
+                    self._mark([photo for photo in photos if isinstance(photo, str) and photo in self._at], to, reason)
             case {"event": "undo"}:
                 self._undo()
             case {"event": "screen", "screen": int(screen)}:
                 self._show(screen)
 
-    def _mark(self, photos: list[str], to: str | None) -> None:
+    def _mark(self, photos: list[str], to: str | None, reason: str) -> None:
         before, after = read_decisions(self.cleaning), {}
         for sha256 in photos:
             photo, decision = self._photos.loc[self._at[sha256]], before.get(sha256)
             meant = self._guess(self._at[sha256]) if to is None else to
             meant = photo.label if meant == KEEP else meant  # to keep a photo is to keep the label it stands under
             if decision is None or decision["to"] != meant:
-                row = (sha256, photo.given, meant, self.reason.strip() or "by eye")
+                row = (sha256, photo.given, meant, reason.strip() or "by eye")
                 after[sha256] = dict(zip(DECISION, row, strict=True))
         if after:
             write_decisions(self.cleaning, after)

@@ -61,7 +61,9 @@ def _folds(photos: pd.DataFrame, seed: int) -> Iterator[tuple[np.ndarray, np.nda
     folds = StratifiedGroupKFold(min(FOLDS, photos.group.nunique()), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")
-        yield from folds.split(np.empty(len(photos)), photos.label.to_numpy(), photos.group.to_numpy())
+        for train, held_out in folds.split(np.empty(len(photos)), photos.label.to_numpy(), photos.group.to_numpy()):
+            if len(train) and len(held_out):  # of few groups a fold may get none
+                yield train, held_out
 
 
 def _probabilities(x: np.ndarray, y: np.ndarray, of: np.ndarray, labels: np.ndarray, c: float) -> np.ndarray:
@@ -170,12 +172,12 @@ def learning_curve(features: torch.Tensor, photos: pd.DataFrame, seed: int = 0) 
     many, exponents = _power_law(sizes[fitted], errors[fitted], len(y))
     spread = 1.96 * WIDER * many.std()
     error = wrong.mean(1)
-    low, high = np.maximum(error + WIDER * (np.quantile(errors, [0.025, 0.975], axis=1) - error), 0)
+    low, high = (error + WIDER * (np.quantile(errors, [0.025, 0.975], axis=1) - error)).clip(0, 1)
     return LearningCurve(
         pd.DataFrame({"photos": sizes, "error": error, "low": low, "high": high}),
         float(wrong[-1].sum()),
         len(y),
-        tuple(float(np.exp(twice + shift)) for shift in (0, -spread, spread)),
+        tuple(float(min(np.exp(twice + shift), 1)) for shift in (0, -spread, spread)),
         bool(exponent + SURELY * WIDER * exponents.std() < 0),
         _first(labels[candidates], halved[candidates] - wrong[-1], drawn * _alike(y)),
     )
