@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bears.classifier import BATCH, Answer, Classifier, ExportError
 from bears.photos import PhotoError, open_photo, remarks
 
-COLUMNS = "file label probability novelty recognised remark".split()
+COLUMNS = "file label probability novelty recognised plausible remark".split()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,7 +94,9 @@ def write_text(rows) -> int:
             said = f"like nothing it was taught; closest: {answer.label}  novelty {answer.novelty:.2f}  {remark}"
         else:
             novelty = "" if answer.novelty is None else f"  novelty {answer.novelty:.2f}"
-            said = f"{answer.label}  {answer.probability:.4f}{novelty}  {remark}"
+            others = " or ".join((answer.plausible or ())[1:])
+            perhaps = f"  perhaps {others}" if others else ""
+            said = f"{answer.label}  {answer.probability:.4f}{perhaps}{novelty}  {remark}"
         tqdm.write(_printable(f"{file}: {said}".rstrip()), file=sys.stdout)
         sys.stdout.flush()
     return failed
@@ -117,7 +119,10 @@ def write_csv(rows) -> int:
     for file, answer, remark in rows:
         failed += answer is None
         row = dict.fromkeys(COLUMNS) | {"file": _inert(str(file)), "remark": _inert(remark)}
-        table.writerow(row | {name: getattr(answer, name) for name in COLUMNS[1:5] if answer})
+        if answer:
+            row |= {name: getattr(answer, name) for name in COLUMNS[1:5]}
+            row["plausible"] = answer.plausible and "; ".join(answer.plausible)
+        table.writerow(row)
         sys.stdout.flush()
     return failed
 

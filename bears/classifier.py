@@ -24,6 +24,7 @@ from PIL import Image
 from bears.memory import give_memory_back
 from bears.novelty import Reference, forward
 from bears.photos import PhotoError, open_photo
+from bears.plausible import plausible
 
 CARD = "MODEL_CARD.md"  # stands beside export.pkl; its front matter states the checksum and the versions
 
@@ -54,6 +55,7 @@ class Answer:
     probabilities: dict[str, float]  # of every label of the vocabulary, in its order; they sum to 1
     novelty: float | None = None  # how far the photo lies from all it was taught, see `bears.novelty`; None: unknown
     recognised: bool | None = None  # False: it is too far, above 1, for the rest to be trusted; None: unknown
+    plausible: tuple[str, ...] | None = None  # what cannot be ruled out, see `bears.plausible`, the most probable first
 
 
 class Classifier:
@@ -71,6 +73,7 @@ class Classifier:
         self._model = learner.model.eval()
         self._activation = learner.loss_func.activation
         self._temperature = getattr(learner.model, "temperature", torch.tensor(1.0))  # of other origin: none
+        self._floor = getattr(learner.model, "floor", None)  # None: what is plausible is unknown
         self.reference = Reference.of(learner.model)  # None: novelty is unknown
         self._transforms = learner.dls.valid
         try:
@@ -136,8 +139,16 @@ class Classifier:
             probabilities = dict(zip(self.vocab, values.tolist(), strict=True))
             label = max(probabilities, key=probabilities.get)
             recognised = None if novelty is None else novelty <= 1
-            answers.append(Answer(label, probabilities[label], probabilities, novelty, recognised))
+            answers.append(
+                Answer(label, probabilities[label], probabilities, novelty, recognised, self._plausible(values))
+            )
         return answers
+
+    def _plausible(self, values: torch.Tensor) -> tuple[str, ...] | None:
+        if self._floor is None:
+            return None
+        among = plausible(values[None], self._floor.item())[0]
+        return tuple(self.vocab[index] for index in values.argsort(descending=True).tolist() if among[index])
 
     @torch.inference_mode()
     def _infer(self, pictures: list[Image.Image]) -> tuple[torch.Tensor, list[float | None]]:

@@ -23,7 +23,7 @@ from conftest import ROOT, draw_bear, encode
 from machine import free_port
 from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
-ANSWER = re.compile(r"^Prediction: (\w+); Probability: ([01]\.\d{4})$")
+ANSWER = re.compile(r"^Prediction: (\w+); Probability: ([01]\.\d{4})(?:\. I cannot rule out .*)?$")
 STRANGER = re.compile(r"^This does not look like anything I was taught\. Closest: (\w+)$")
 expect.set_options(timeout=30_000)  # on a machine that is busy with something else
 

@@ -12,7 +12,7 @@ from fastai.vision.all import vision_learner
 from bears.novelty import Reference
 from bears.training.card import Report
 from bears.training.dataset import decide
-from bears.training.evaluation import evaluate, evaluate_novelty
+from bears.training.evaluation import evaluate, evaluate_novelty, evaluate_sets
 from bears.training.export import export
 from bears.training.learning import origin, pretrained
 
@@ -61,6 +61,7 @@ def test_it_states_what_was_measured(card, trained, tmp_path):
             validation=scores,
             source="All are drawings.",
             novelty=novelty,
+            sets=evaluate_sets(LOGITS, TARGETS, 0.2),
         ),
         temperature=1.5,
         reference=REFERENCE,
@@ -80,6 +81,9 @@ def test_it_states_what_was_measured(card, trained, tmp_path):
         "95% of new photos of the labels are recognised: with 19% confidence, given 4 validation photos. More" in text
     )
     assert "Of the 4 test photos 1 are doubted: 25.00%" in text
+    assert "4 validation photos are too few, and promise 50%." in text
+    assert "4 photos with more than one plausible label, 1 of them taken for something else" in text
+    assert "| all | 4 | 100.0% (51.0% to 100.0%) | 3.00 |" in text and "| least sure fifth | 1 |" in text
     assert "| near | 4 | 0.8125 (" in text and "| far | 50 | 1.0000 (1.0000 to 1.0000) | 0.00% (" in text
 
 
@@ -108,6 +112,7 @@ def test_it_says_what_was_not_measured(card):
         "Not recorded.",
         "The recipe was not recorded.",
         "They were not measured.",
+        "It was not measured.",
         "without a way to tell",
     ):
         assert sentence in text

@@ -87,24 +87,32 @@ def test_the_report_counts_what_is_wrong_and_doubted(taught, monkeypatch):
     learner, reference, photos = taught
     photos = photos.iloc[::3]
     opened = DecodedOnce(photos.file, 96)
-    found = robustness(learner.model, learner.dls, photos, opened, reference)
+    found = robustness(learner.model, learner.dls, photos, opened, reference, 1.5, 0.3)
     table = found.summary()
     assert [*table.index] == [*CORRUPTIONS, "all"] and set(table.photos[:-1]) == {len(photos)}
     counted = found.answers.groupby(["corruption", "severity"]).size()
     assert counted.min() >= len(photos) // SEVERITIES and len(counted) == len(CORRUPTIONS) * SEVERITIES
-    again = robustness(learner.model, learner.dls, photos, opened, reference)
+    again = robustness(learner.model, learner.dls, photos, opened, reference, 1.5, 0.3)
     assert again.answers.equals(found.answers)
     found.plot()
     assert len([ax for ax in matplotlib.pyplot.gcf().axes if ax.get_title()]) == len(CORRUPTIONS)
     matplotlib.pyplot.close()
 
     monkeypatch.setattr("bears.training.corruptions.corrupt", lambda picture, *arguments: picture)
-    plain = robustness(learner.model, learner.dls, photos, opened, reference).answers
+    plain = robustness(learner.model, learner.dls, photos, opened, reference, 1.5, 0.3).answers
     mine = outputs(learner.model, learner.dls.test_dl(photos, with_labels=True))
     wrong = (mine.logits.argmax(1) != mine.targets.long()).sum().item()
     doubted = (reference.novelty(mine.features) > 1).sum().item()
     assert (plain.groupby("corruption").wrong.sum() == wrong).all(), "the way of the pictures is that of the test"
     assert (plain.groupby("corruption").doubted.sum() == doubted).all()
+    probabilities = (mine.logits / 1.5).softmax(1).tolist()
+    sizes = [sum(one >= 0.3 or one == max(row) for one in row) for row in probabilities]
+    covered = [
+        row[target] >= 0.3 or row[target] == max(row)
+        for row, target in zip(probabilities, mine.targets.tolist(), strict=True)
+    ]
+    assert (plain.groupby("corruption").labels.sum() == sum(sizes)).all()
+    assert (plain.groupby("corruption").covered.sum() == sum(covered)).all()
 
 
 def test_shares_are_as_counted_by_hand():
@@ -113,7 +121,8 @@ def test_shares_are_as_counted_by_hand():
     answers = pd.DataFrame({
         "corruption": ["grey"] * 4 + ["dark"] * 2, "severity": 1,
         "wrong": [True, True, False, False, False, True], "doubted": [True, False, True, False, False, True],
+        "covered": [True, False, True, True, True, True], "labels": [2, 1, 1, 1, 1, 3],
     })  # fmt: skip
     table = Robustness(answers).summary()
-    assert table.loc["grey"].tolist() == [4, "50.0% (15.0% to 85.0%)", "50.0%", "25.0%"]
+    assert table.loc["grey"].tolist() == [4, "50.0% (15.0% to 85.0%)", "50.0%", "25.0%", "75.0%", "1.25"]
     assert table.loc["dark", "wrong, not doubted"] == "0.0%" and table.loc["all", "photos"] == 6

@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss
 from bears.training.evaluation import (
     evaluate,
     evaluate_novelty,
+    evaluate_sets,
     fit_temperature,
     outputs,
     plot_novelty,
@@ -170,6 +171,19 @@ def test_without_strangers_the_doubted_are_still_counted(novelty):
     scores = evaluate_novelty(ours, logits, targets, {})
     assert len(scores.strangers) == len(scores.summary()) == 0
     assert f"doubted ({(ours > 1).sum()} of 200" in str(scores)
+
+
+def test_sets_are_counted_among_all_and_among_the_least_sure():
+    probabilities = torch.tensor([[0.98, 0.01, 0.01]] * 8 + [[0.5, 0.4, 0.1], [0.6, 0.3, 0.1]]).double()
+    targets = torch.tensor([0] * 7 + [1, 1, 2])
+    scores = evaluate_sets(probabilities.log(), targets, 0.2)
+    assert (scores.several, scores.wrong) == (2, 2) and str(scores).startswith("2 photos with more than one")
+    table = scores.table
+    assert table.photos.tolist() == [10, 2] and table.labels.tolist() == pytest.approx([1.2, 2.0])
+    assert table.covered.tolist() == pytest.approx([0.8, 0.5])
+    assert table.loc["all", ["low", "high"]].tolist() == pytest.approx([0.490, 0.943], abs=1e-3)
+    softened = evaluate_sets(probabilities.log(), targets, 0.2, temperature=50)
+    assert softened.table.labels.tolist() == [3, 3], "as they are after the temperature"
 
 
 def test_the_plot_shows_every_group_and_the_limit(novelty):

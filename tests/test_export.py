@@ -160,6 +160,23 @@ def test_an_export_without_a_reference_serves_and_its_novelty_is_unknown(trained
     assert sum(answer.probabilities.values()) == pytest.approx(1)
 
 
+def test_the_floor_travels_as_a_tensor_and_says_what_is_plausible(trained, tmp_path):
+    learner, _ = trained
+    export(learner, tmp_path / "low" / "export.pkl", floor=0.0)
+    export(learner, tmp_path / "high" / "export.pkl", floor=0.999)
+    export(learner, tmp_path / "none" / "export.pkl")
+    low, high, none = (
+        Classifier.load(tmp_path / name / "export.pkl").classify(draw_shape("circle", 1))
+        for name in ("low", "high", "none")
+    )
+    assert low.plausible == tuple(sorted(low.probabilities, key=low.probabilities.get, reverse=True))
+    assert high.plausible == (high.label,) and none.plausible is None
+    exactly = min(low.probabilities.values())
+    export(learner, tmp_path / "exact" / "export.pkl", floor=exactly + 1e-4)
+    exact = Classifier.load(tmp_path / "exact" / "export.pkl").classify(draw_shape("circle", 1))
+    assert exact.plausible == low.plausible[:2]
+
+
 PHOTO, FOUR = Image.new("RGB", (32, 32)), range(4)  # of which two are for validation
 
 

@@ -27,7 +27,7 @@ from sklearn.datasets import load_sample_image
 
 from bears.classifier import Answer, Classifier
 from bears.photos import MAX_BYTES, PhotoError, open_photo
-from bears.serving.page import Row, Rows, about, bars, complaints, listed, thumbnail
+from bears.serving.page import Row, Rows, about, bars, complaints, listed, otherwise, thumbnail
 from bears.serving.uploads import MOST
 
 TEMPLE = encode(Image.fromarray(load_sample_image("china.jpg")), "JPEG")
@@ -41,6 +41,17 @@ def test_bars_show_every_label_the_largest_first():
     assert re.findall("<dt>(.*?)</dt>", html) == ["b&amp;w", "c", "a"]
     assert re.findall('percent">(.*?) %', html) == ["&gt; 99.9", "&lt; 0.1", "&lt; 0.1"]
     assert re.findall('percent">(.*?) %', bars(Answer("a", 0.6, {"a": 0.6, "b": 0.4}))) == ["60.0", "40.0"]
+
+
+def test_it_says_between_which_labels_it_cannot_tell():
+    probabilities = {"a": 0.4, "b": 0.3, "c": 0.3}
+
+    def said(plausible):
+        return otherwise(Answer("a", 0.4, probabilities, plausible=plausible))
+
+    assert said(None) == said(("a",)) == ""
+    assert said(("a", "b")) == ". I cannot rule out b."
+    assert said(("a", "b", "c")) == ". I cannot rule out b or c."
 
 
 def test_about_says_what_the_card_says():
@@ -410,21 +421,45 @@ def test_no_file_of_the_project_is_served(project, url, path):
 # When something is wrong on our side
 
 
-def test_an_export_that_does_not_know_novelty_serves_and_says_so(browser, project, tmp_path):
+def with_another_model(project, tmp_path, change):
+    """A copy of the project, with an export to whose model `change` was applied."""
     folder = shutil.copytree(project, tmp_path / "project")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         learner = load_learner(ROOT / "export.pkl")
-    for name in [name for name, _ in learner.model.named_buffers() if name.startswith("novelty_")]:
-        delattr(learner.model, name)
+    change(learner.model)
     torch.save(learner, folder / "export.pkl")
     sha256 = hashlib.sha256((folder / "export.pkl").read_bytes()).hexdigest()
     (folder / "MODEL_CARD.md").write_text(f"---\nsha256: {sha256}\n---\n")
-    with serve(folder) as url:
+    return folder
+
+
+def test_an_export_that_does_not_know_novelty_serves_and_says_so(browser, project, tmp_path):
+    def forget(model):
+        for name in [name for name, _ in model.named_buffers() if name.startswith("novelty_")]:
+            delattr(model, name)
+
+    with serve(with_another_model(project, tmp_path, forget)) as url:
         visitor = Visitor(browser, url)
         expect(visitor.page.get_by_text("Whatever is on the photo, this classifier names one")).to_be_visible()
         visitor.uploads(file(TEMPLE))
         visitor.reads(ANSWER)
+        visitor.leaves()
+
+
+def test_where_it_cannot_tell_it_says_between_which(browser, project, tmp_path, screenshot):
+    def doubt(model):
+        model.register_buffer("floor", torch.tensor(1e-9))
+        model.novelty_limits *= 100  # all is recognised
+
+    with serve(with_another_model(project, tmp_path, doubt)) as url:
+        visitor = Visitor(browser, url)
+        visitor.uploads(file())
+        answer = visitor.reads(ANSWER)
+        first, second, third = re.findall("<dt>(.*?)</dt>", visitor.page.content())
+        assert answer.startswith(f"Prediction: {first}; ")
+        assert answer.endswith(f". I cannot rule out {second} or {third}.")
+        screenshot(visitor)
         visitor.leaves()
 
 

@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PYTHON, ENVIRONMENT = "3.11", ("page", "heic", "train", "lab", "binder")  # of environment.yml
 
-PLOTS = {"enough", "lr-find", "confusion", "reliability", "novelty-plot"}  # cells whose pictures show no photo
+PLOTS = {"enough", "lr-find", "confusion", "reliability", "novelty-plot", "robustness-plot"}  # they show no photo
 
 
 def fixed(environment: dict[str, str]) -> dict[str, str]:

@@ -222,6 +222,12 @@ def about(card: dict) -> str:
     return _folded("About this classifier", paragraphs)
 
 
+def otherwise(answer: Answer) -> str:
+    """'. I cannot rule out black.', to follow a prediction; nothing where no other label is plausible."""
+    others = (answer.plausible or ())[1:]
+    return f". I cannot rule out {listed(others)}." if others else ""
+
+
 def listed(labels: list[str]) -> str:
     """'black, grizzly or teddy'; of many, 'ant, bat, bee, bug, cat or one of 115 others'"""
     *most, last = map(str, labels)

@@ -13,9 +13,10 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from bears.classifier import installed_versions
 from bears.novelty import CONFIDENCE, KEEP, confidence_reached
+from bears.plausible import COVER, cover_reached
 from bears.training.corruptions import SEVERITIES, Robustness
 from bears.training.dataset import counts
-from bears.training.evaluation import RESAMPLES, NoveltyScores, Scores
+from bears.training.evaluation import RESAMPLES, NoveltyScores, Scores, SetScores
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Report:
     uncalibrated: Scores | None = None  # and before
     validation: Scores | None = None  # on the validation photos, before the temperature that was fitted on them
     novelty: NoveltyScores | None = None  # on the test photos, and on strangers if there are any
+    sets: SetScores | None = None  # on the test photos: of the labels that cannot be ruled out
     robustness: Robustness | None = None  # on the test photos, corrupted
     licence: str | None = None  # of the classifier, as SPDX writes it ("apache-2.0"); None: whoever trained it decides
 
@@ -64,6 +66,10 @@ more errors on photos of other origin than on those below, and on what is small,
 ## Results
 
 {results}
+
+## Between which labels it cannot tell
+
+{sets}
 
 ## What photos suffer from
 
@@ -120,7 +126,13 @@ has learnt apart, ImageNet's classes, is told best; others may pass more often."
 
 ROBUSTNESS = f"""\
 The test photos once more, each with every corruption below (bears/training/corruptions.py), in severities from 1 to
-{SEVERITIES} in turn. "Wrong, not doubted" is what nobody warns of. In brackets are 95 % intervals (Wilson)."""
+{SEVERITIES} in turn. "Wrong, not doubted" is what nobody warns of. In brackets are 95 % intervals (Wilson). A
+set holds the labels that cannot be ruled out."""
+
+SETS = f"""\
+With each answer go the labels that cannot be ruled out (bears/plausible.py). What a label needs for that was set on
+those fifth of the validation photos that it was least sure of, so that of such photos {COVER:.0%} have their label in
+the set"""
 
 ENOUGH = 5  # mistakes on validation photos, to say anything of the temperature
 
@@ -161,6 +173,7 @@ def model_card(
         data=_data(report),
         training=_training(report, learner),
         results=_results(report, temperature),
+        sets=_sets(report),
         robustness=_robustness(report.robustness),
         novelty=_novelty(report) if knows_novelty else "It was trained without a way to tell.",
     )
@@ -228,6 +241,15 @@ def _results(report: Report, temperature: float) -> str:
         f"How far probabilities can be trusted (the temperature is {temperature:.3f}{_fitted_on(report.validation)}):",
         _markdown(calibration.round(4), "less is better"),
     ])  # fmt: skip
+
+
+def _sets(report: Report) -> str:
+    if report.sets is None:
+        return "It was not measured."
+    promise = f"{SETS}."
+    if report.validation is not None and (reached := cover_reached(report.validation.of)) < COVER:
+        promise = f"{SETS}; {report.validation.of:,} validation photos are too few, and promise {reached:.0%}."
+    return f"{promise}\n\nOf the test photos: {report.sets}.\n\n{_markdown(report.sets.summary(), 'photos')}"
 
 
 def _robustness(robustness: Robustness | None) -> str:

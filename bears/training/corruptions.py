@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from fastai.data.core import DataLoaders
 from fastai.vision.core import PILImage
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -20,6 +21,7 @@ from scipy.ndimage import convolve
 from torch import nn
 
 from bears.novelty import Reference
+from bears.plausible import plausible
 from bears.training.evaluation import outputs, wilson
 
 SEVERITIES = 5
@@ -215,10 +217,10 @@ def watermark(picture, severity, rng, behind):
 class Robustness:
     """What `robustness` finds: a row for each photo in each corruption."""
 
-    answers: pd.DataFrame  # corruption, severity, wrong, doubted
+    answers: pd.DataFrame  # corruption, severity, wrong, doubted, covered (by the set), labels (in the set)
 
     def summary(self) -> pd.DataFrame:
-        """Of each corruption, and of all: photos, error (with its 95 % interval, Wilson), doubted, and both not."""
+        """Of each corruption, and of all: photos, error (with its 95 % interval, Wilson), and what was said of it."""
         rows = {name: _shares(group) for name, group in self.answers.groupby("corruption", sort=False)}
         return pd.DataFrame.from_dict(rows | {"all": _shares(self.answers)}, "index")
 
@@ -249,6 +251,8 @@ def _shares(answers: pd.DataFrame) -> dict:
         "error": f"{wrong / of:.1%} ({low:.1%} to {high:.1%})",
         "doubted": f"{answers.doubted.mean():.1%}",
         "wrong, not doubted": f"{unnoticed / of:.1%}",
+        "right label in the set": f"{answers.covered.mean():.1%}",
+        "labels in a set": f"{answers.labels.mean():.2f}",
     }
 
 
@@ -279,16 +283,22 @@ def robustness(
     photos: pd.DataFrame,  # a data set; of more than 300, some
     opened: Callable[[Path], Image.Image],
     reference: Reference,
+    temperature: float,
+    floor: float,  # see `bears.plausible`
 ) -> Robustness:
     """How often a model is wrong, and doubts, where `photos` are corrupted; each photo once in each corruption."""
     photos = photos.sample(min(MOST, len(photos)), random_state=0)
     pictures = _Corrupted([*photos.file], opened)
     found = outputs(model, dls.valid.new(pictures, num_workers=0))
     items = pd.DataFrame(map(pictures.which, range(len(pictures))), columns=["corruption", "severity", "photo"])
-    truth = photos.label.to_numpy()[items.photo]
-    answered = np.array([*dls.vocab])[found.logits.argmax(1).numpy()]
+    vocab = [*dls.vocab]
+    truth = torch.tensor([vocab.index(label) for label in photos.label])[items.photo.tolist()]
+    sets = plausible((found.logits / temperature).softmax(1), floor)
     return Robustness(
         items[["corruption", "severity"]].assign(
-            wrong=answered != truth, doubted=(reference.novelty(found.features) > 1).numpy()
+            wrong=(found.logits.argmax(1) != truth).numpy(),
+            doubted=(reference.novelty(found.features) > 1).numpy(),
+            covered=sets[range(len(truth)), truth].numpy(),
+            labels=sets.sum(1).numpy(),
         )
     )

@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, r
 from torch import nn
 
 from bears.novelty import KEEP, forward
+from bears.plausible import least_sure, plausible
 
 BINS = 15  # of the reliability diagram and the ECE, as in Guo et al.
 RESAMPLES = 1000  # of the bootstrap
@@ -187,6 +188,45 @@ def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
         return likelihood + (log_temperature / DOUBT) ** 2 / 2
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """What `evaluate_sets` finds: how well the sets of labels that cannot be ruled out do."""
+
+    table: pd.DataFrame  # rows: all photos, the least sure; columns: photos, covered (with _low and _high), size
+    several: int  # photos with two or more plausible labels
+    wrong: int  # of these, how many are taken for something else
+
+    def summary(self) -> pd.DataFrame:
+        """`table`, for reading."""
+        rows = {
+            name: [row.photos, f"{row.covered:.1%} ({row.low:.1%} to {row.high:.1%})", f"{row.labels:.2f}"]
+            for name, row in zip(self.table.index, self.table.itertuples(index=False), strict=True)
+        }
+        return pd.DataFrame.from_dict(rows, "index", columns=["photos", "right label in the set", "labels in a set"])
+
+    def __str__(self) -> str:
+        return (
+            f"{self.several} photos with more than one plausible label, {self.wrong} of them taken for something else"
+        )
+
+
+def evaluate_sets(logits: torch.Tensor, targets: torch.Tensor, floor: float, temperature: float = 1.0) -> SetScores:
+    """Of (photos, labels) logits, divided by `temperature`, against (photos,) targets; see `bears.plausible`."""
+    probabilities = (logits.double() / temperature).softmax(1)
+    sets = plausible(probabilities, floor)
+    covered, sizes = sets[range(len(targets)), targets], sets.sum(1)
+    rows = {}
+    for name, some in ("all", torch.arange(len(targets))), ("least sure fifth", least_sure(probabilities)):
+        count = int(covered[some].sum())
+        rows[name] = [len(some), count / len(some), *wilson(count, len(some)), sizes[some].float().mean().item()]
+    several = sizes > 1
+    return SetScores(
+        pd.DataFrame.from_dict(rows, "index", columns=["photos", "covered", "low", "high", "labels"]),
+        int(several.sum()),
+        int((probabilities.argmax(1) != targets)[several].sum()),
+    )
 
 
 def plot_reliability(**scores: Scores) -> None:

@@ -30,14 +30,15 @@ def export(
     path: str | os.PathLike = "export.pkl",
     temperature: float = 1.0,  # what logits are to be divided by, see `bears.training.evaluation.fit_temperature`
     reference: Reference | None = None,  # what novelty is measured against, see `bears.novelty`
+    floor: float | None = None,  # the probability below which a label is ruled out, see `bears.plausible`
     report: Report | None = None,  # what the card is to say of the training and its results
 ) -> None:
     """Write `learner` to `path` for `load_learner`, and MODEL_CARD.md beside it with its checksum and its scores.
 
     As `Learner.export`, but the file opens on every operating system and without this package: it refers to nothing
     that was defined in a notebook and to no path, and of the training set it keeps the labels and the reference. Batch
-    norms are folded into the convolutions before them, for a quarter off the time of an answer. The temperature and the
-    reference become tensors of the model.
+    norms are folded into the convolutions before them, for a quarter off the time of an answer. Temperature, reference
+    and floor become tensors of the model.
 
     Raises `TrainingError` when `learner` is none that `Classifier` can serve, or the disk is full.
     """
@@ -57,6 +58,8 @@ def export(
     _strip(released)
     released.model = _folded(released.model, size).to(memory_format=torch.channels_last)
     released.model.register_buffer("temperature", torch.tensor(float(temperature)))
+    if floor is not None:
+        released.model.register_buffer("floor", torch.tensor(float(floor)))
     if reference is not None:
         reference.store(released.model)
     buffer = io.BytesIO()
@@ -83,6 +86,9 @@ def _strip(released: Learner) -> None:
             part.tfms = Pipeline(part.tfms.fs[start:], split_idx=part.tfms.split_idx)
             part.types = part.types[start:]
             part.splits = [[], []]
+        # of what only training photos go through, such as `bears.training.weather`, an answer needs nothing
+        batch = loader.after_batch
+        loader.after_batch = Pipeline([one for one in batch.fs if one.split_idx != 0], split_idx=batch.split_idx)
         for part in loader, loader.dataset, inputs, targets:
             vars(part).pop("__stored_args__", None)
     # fastcore before 2.2.21 keeps arguments a second time; of `Learner` the path and ImageNet's weights are among them
