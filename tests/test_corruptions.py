@@ -87,25 +87,25 @@ def test_the_report_counts_what_is_wrong_and_doubted(taught, monkeypatch):
     learner, reference, photos = taught
     photos = photos.iloc[::3]
     opened = DecodedOnce(photos.file, 96)
-    found = robustness(learner.model, learner.dls, photos, opened, reference, 1.5, 0.3)
+    found = robustness(learner.model, learner.dls, photos, opened, reference, 0.1, 0.3)
     table = found.summary()
     assert [*table.index] == [*CORRUPTIONS, "all"] and set(table.photos[:-1]) == {len(photos)}
     counted = found.answers.groupby(["corruption", "severity"]).size()
     assert counted.min() >= len(photos) // SEVERITIES and len(counted) == len(CORRUPTIONS) * SEVERITIES
-    again = robustness(learner.model, learner.dls, photos, opened, reference, 1.5, 0.3)
+    again = robustness(learner.model, learner.dls, photos, opened, reference, 0.1, 0.3)
     assert again.answers.equals(found.answers)
     found.plot()
     assert len([ax for ax in matplotlib.pyplot.gcf().axes if ax.get_title()]) == len(CORRUPTIONS)
     matplotlib.pyplot.close()
 
     monkeypatch.setattr("bears.training.corruptions.corrupt", lambda picture, *arguments: picture)
-    plain = robustness(learner.model, learner.dls, photos, opened, reference, 1.5, 0.3).answers
+    plain = robustness(learner.model, learner.dls, photos, opened, reference, 0.1, 0.3).answers
     mine = outputs(learner.model, learner.dls.test_dl(photos, with_labels=True))
     wrong = (mine.logits.argmax(1) != mine.targets.long()).sum().item()
     doubted = (reference.novelty(mine.features) > 1).sum().item()
     assert (plain.groupby("corruption").wrong.sum() == wrong).all(), "the way of the pictures is that of the test"
     assert (plain.groupby("corruption").doubted.sum() == doubted).all()
-    probabilities = (mine.logits / 1.5).softmax(1).tolist()
+    probabilities = (mine.logits / 0.1).softmax(1).tolist()
     sizes = [sum(one >= 0.3 or one == max(row) for one in row) for row in probabilities]
     covered = [
         row[target] >= 0.3 or row[target] == max(row)

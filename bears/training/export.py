@@ -86,9 +86,11 @@ def _strip(released: Learner) -> None:
             part.tfms = Pipeline(part.tfms.fs[start:], split_idx=part.tfms.split_idx)
             part.types = part.types[start:]
             part.splits = [[], []]
-        # of what only training photos go through, such as `bears.training.weather`, an answer needs nothing
-        batch = loader.after_batch
-        loader.after_batch = Pipeline([one for one in batch.fs if one.split_idx != 0], split_idx=batch.split_idx)
+        # What only training photos go through, such as weather, no answer needs.
+        for name in "after_item", "after_batch":
+            steps = getattr(loader, name)
+            kept = [step for step in steps.fs if step.split_idx != 0]
+            setattr(loader, name, Pipeline(kept, split_idx=steps.split_idx))
         for part in loader, loader.dataset, inputs, targets:
             vars(part).pop("__stored_args__", None)
     # fastcore before 2.2.21 keeps arguments a second time; of `Learner` the path and ImageNet's weights are among them
