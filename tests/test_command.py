@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, draw_bear, encode
 
-from bears.__main__ import main
-from bears.classifier import Classifier
+from bears.__main__ import main, write_csv, write_text
+from bears.classifier import Answer, Classifier
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +122,20 @@ def test_the_name_of_a_file_is_no_formula_and_what_is_no_path_has_a_line(tmp_pat
     assert [row["file"] for row in rows] == ["./=1+1.jpg", "./=2", "x" * 300]
     assert rows[0]["label"] == "teddy" and rows[1]["remark"].startswith("./=2 cannot be read")
     assert "File name too long" in rows[2]["remark"]
+
+
+def test_what_cannot_be_ruled_out_is_in_the_text_and_in_the_table(capsys):
+    probabilities = {"a": 0.6, "b": 0.39, "c": 0.01}
+    rows = [
+        (Path("torn.jpg"), Answer("a", 0.6, probabilities, 0.5, True, ("a", "b")), ""),
+        (Path("sure.jpg"), Answer("a", 0.6, probabilities, 0.5, True, ("a",)), ""),
+        (Path("unknown.jpg"), Answer("a", 0.6, probabilities, 0.5, True), ""),
+    ]
+    write_text(rows)
+    assert capsys.readouterr().out.splitlines() == [
+        "torn.jpg: a  0.6000  perhaps b  novelty 0.50", "sure.jpg: a  0.6000  novelty 0.50",
+        "unknown.jpg: a  0.6000  novelty 0.50",
+    ]  # fmt: skip
+    write_csv(rows)
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["plausible"] for row in table] == ["a; b", "a", ""]

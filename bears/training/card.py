@@ -131,7 +131,7 @@ set holds the labels that cannot be ruled out."""
 
 SETS = f"""\
 With each answer go the labels that cannot be ruled out (bears/plausible.py). What a label needs for that was set on
-those fifth of the validation photos that it was least sure of, so that of such photos {COVER:.0%} have their label in
+the fifth of the validation photos that it was least sure of, so that of such photos {COVER:.0%} have their label in
 the set"""
 
 ENOUGH = 5  # mistakes on validation photos, to say anything of the temperature

@@ -1,7 +1,8 @@
 """Bad light, bad optics and small animals, to learn from: what makes a classifier stand photos from the field.
 
-Not with what `bears.training.corruptions` reports on: other functions, and other strengths, so that the report tells
-what was learnt in general and not what was learnt by heart.
+The functions and strengths are not those that `bears.training.corruptions` reports on, but some are close relatives:
+grey, few pixels, noise, a small animal. Of these the report tells less than of what has none here: watermarks,
+screenshots.
 """
 
 import math
