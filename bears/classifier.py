@@ -7,6 +7,7 @@
 
 import hashlib
 import io
+import math
 import os
 import platform
 import re
@@ -14,6 +15,7 @@ import warnings
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import yaml
@@ -22,9 +24,10 @@ from fastai.vision.core import PILImage
 from PIL import Image
 
 from bears.memory import give_memory_back
-from bears.novelty import Reference, forward
+from bears.novelty import Reference, forward, pooled
 from bears.photos import PhotoError, open_photo
 from bears.plausible import plausible
+from bears.second_look import Box, part
 
 CARD = "MODEL_CARD.md"  # stands beside export.pkl; its front matter states the checksum and the versions
 
@@ -56,6 +59,7 @@ class Answer:
     novelty: float | None = None  # how far the photo lies from all it was taught, see `bears.novelty`; None: unknown
     recognised: bool | None = None  # False: it is too far, above 1, for the rest to be trusted; None: unknown
     plausible: tuple[str, ...] | None = None  # what cannot be ruled out, see `bears.plausible`, the most probable first
+    part: Box | None = None  # what all this was seen in, see `bears.second_look`; None: the whole photo
 
 
 class Classifier:
@@ -76,13 +80,15 @@ class Classifier:
         self._floor = getattr(learner.model, "floor", None)  # None: what is plausible is unknown
         self.reference = Reference.of(learner.model)  # None: novelty is unknown
         self._transforms = learner.dls.valid
+        # Else, places in what the network sees are not those of the photo.
+        self._sees_all = any(getattr(step, "method", None) == "squish" for step in self._transforms.after_item.fs)
         try:
             self._transforms.before_iter()  # the validation transforms: no augmentation
-            values, _ = self._infer([Image.new("RGB", (64, 64))])
+            (look,) = self._looks([Image.new("RGB", (64, 64))])
         except Exception as error:  # other networks fail in as many ways as there are
             raise ExportError(f"it fails on a photo of red, green and blue: {error}. {FIT}") from error
-        if values.shape != (1, len(self.vocab)):
-            raise ExportError(f"it gives {values[0].numel()} scores for {len(self.vocab)} labels. {FIT}")
+        if look.values.shape != (len(self.vocab),):
+            raise ExportError(f"it gives {look.values.numel()} scores for {len(self.vocab)} labels. {FIT}")
 
     @classmethod
     def load(cls, path: str | os.PathLike = "export.pkl", sha256: str | None = None) -> "Classifier":
@@ -134,15 +140,22 @@ class Classifier:
         return answers
 
     def _answers(self, pictures: list[Image.Image]) -> list[Answer]:
-        answers = []
-        for values, novelty in zip(*self._infer(pictures), strict=True):
-            probabilities = dict(zip(self.vocab, values.tolist(), strict=True))
-            label = max(probabilities, key=probabilities.get)
-            recognised = None if novelty is None else novelty <= 1
-            answers.append(
-                Answer(label, probabilities[label], probabilities, novelty, recognised, self._plausible(values))
-            )
-        return answers
+        looks = self._looks(pictures)
+        again = [index for index, look in enumerate(looks) if look.part]
+        closer = self._looks([_cropped(pictures[index], looks[index].part) for index in again]) if again else []
+        for index, close in zip(again, closer, strict=True):
+            counts = close.novelty <= 1
+            looks[index] = close._replace(part=looks[index].part) if counts else looks[index]._replace(part=None)
+        return [self._answer(look) for look in looks]
+
+    def _answer(self, look: "_Look") -> Answer:
+        probabilities = dict(zip(self.vocab, look.values.tolist(), strict=True))
+        label = max(probabilities, key=probabilities.get)
+        recognised = None if look.novelty is None else look.novelty <= 1
+        return Answer(
+            *(label, probabilities[label], probabilities, look.novelty, recognised),
+            *(self._plausible(look.values), look.part),
+        )
 
     def _plausible(self, values: torch.Tensor) -> tuple[str, ...] | None:
         if self._floor is None:
@@ -151,8 +164,8 @@ class Classifier:
         return tuple(self.vocab[index] for index in values.argsort(descending=True).tolist() if among[index])
 
     @torch.inference_mode()
-    def _infer(self, pictures: list[Image.Image]) -> tuple[torch.Tensor, list[float | None]]:
-        """Probabilities, shape (photos, labels), and novelties, from one forward pass.
+    def _looks(self, pictures: list[Image.Image]) -> "list[_Look]":
+        """One for each picture, from one forward pass.
 
         What `Learner.predict` does, without a DataLoader and a progress bar.
         """
@@ -161,11 +174,32 @@ class Classifier:
         (batch,) = transforms.after_batch(transforms.do_batch(items))  # (photos, 3, height, width)
         batch = batch.as_subclass(torch.Tensor)  # fastai's own class makes every operation slower
         if self.reference is None:
-            logits, novelties = self._model(batch), [None] * len(pictures)
-        else:
-            features, logits = forward(self._model, batch)
-            novelties = self.reference.novelty(features).tolist()
-        return self._activation(logits / self._temperature), novelties
+            return [_Look(values) for values in self._probabilities(self._model(batch))]
+        activations, logits = forward(self._model, batch)
+        novelties = self.reference.novelty(pooled(activations)).tolist()
+        parts = [
+            part(self._model[1], *seen) if novelty > 1 and self._sees_all else None
+            for novelty, *seen in zip(novelties, activations, logits, strict=True)
+        ]
+        return [*map(_Look, self._probabilities(logits), novelties, parts)]
+
+    def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return self._activation(logits / self._temperature)
+
+
+class _Look(NamedTuple):
+    """What one forward pass says of one photo."""
+
+    values: torch.Tensor  # (labels,) probabilities
+    novelty: float | None = None
+    part: Box | None = None  # where to look again; None: it is recognised, or there is no telling where
+
+
+def _cropped(picture: Image.Image, part: Box) -> Image.Image:
+    """With whole pixels, none of them from outside."""
+    left, top, right, bottom = (share * length for share, length in zip(part, 2 * picture.size, strict=True))
+    width, height = picture.size
+    return picture.crop((int(left), int(top), min(math.ceil(right), width), min(math.ceil(bottom), height)))
 
 
 def unfit(learner: Learner) -> str | None:

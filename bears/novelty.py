@@ -28,9 +28,9 @@ PREFIX = "novelty_"  # of the buffers in an exported model
 
 
 def forward(model: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """(photos, channels) features and (photos, labels) logits, in one pass of a fastai model: a body and a head."""
+    """What a fastai model's body makes of photos, for `pooled`, and its head's (photos, labels) logits, in one pass."""
     activations = model[0](batch)
-    return pooled(activations), model[1](activations)
+    return activations, model[1](activations)
 
 
 def pooled(activations: Tensor) -> Tensor:
@@ -66,7 +66,8 @@ class Reference:
         # part in any of this, say how many of them are too many.
         distances = reference.distances(features[some], skip=1)
         reference = replace(reference, limits=distances.quantile(KEEP, dim=0).clamp_min(1e-6))
-        return replace(reference, limits=reference.limits * conformal_limit(reference.novelty(valid)))
+        limits = reference.limits * conformal_limit(reference.novelty(valid))
+        return replace(reference, limits=limits.clamp_min(1e-6))  # where all photos look the same, it is 0
 
     def novelty(self, features: Tensor) -> Tensor:
         """(photos,) for (photos, channels) features: 0 is nothing new, and more than 1 is not recognised."""

@@ -116,7 +116,7 @@ def draw_folder(folder: Path, count: int, shapes=("circle", "square", "triangle"
     return folder
 
 
-def draw_loaders(folder: Path, count: int, size: int):
+def draw_loaders(folder: Path, count: int, size: int, method: str = "squish"):
     """DataLoaders as training.ipynb makes them, of `count` drawings of each shape, and the data set."""
     from fastai.vision.all import CategoryBlock, ColReader, ColSplitter, DataBlock, ImageBlock, Resize
 
@@ -130,7 +130,7 @@ def draw_loaders(folder: Path, count: int, size: int):
         get_x=DecodedOnce(photos.file, 96),
         get_y=ColReader("label"),
         splitter=ColSplitter("split", on="valid"),
-        item_tfms=Resize(size, "squish"),
+        item_tfms=Resize(size, method),
     )
     return block.dataloaders(photos[photos.split != "test"], bs=8, num_workers=0), photos
 

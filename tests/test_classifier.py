@@ -16,8 +16,8 @@ from fastai.learner import load_learner
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from bears.classifier import Answer, Classifier, ExportError
-from bears.photos import PhotoError
+from bears.classifier import Answer, Classifier, ExportError, _cropped
+from bears.photos import PhotoError, open_photo
 
 EXPORT = ROOT / "export.pkl"
 
@@ -65,9 +65,11 @@ PICTURES = {
 def test_probabilities_are_those_of_predict_at_the_exports_temperature(classifier, learner, tmp_path, name):
     path = tmp_path / "picture.png"
     PICTURES[name].save(path)
+    answer = classifier.classify(path)
+    if answer.part:
+        _cropped(open_photo(path), answer.part).save(path)
     with learner.no_bar():
         label, index, probabilities = learner.predict(path)
-    answer = classifier.classify(path)
     assert answer.label == label
     expected = (probabilities.log() / learner.model.temperature).softmax(0)  # fastai does not know the temperature
     assert answer.probability == pytest.approx(expected[index].item(), abs=1e-4)

@@ -8,12 +8,16 @@ import torch
 from conftest import draw_bear, draw_loaders, draw_shape
 from fastai.vision.all import vision_learner
 
+from bears.classifier import Classifier
 from bears.novelty import Reference
 from bears.training.corruptions import CORRUPTIONS, SEVERITIES, corrupt, robustness
 from bears.training.evaluation import outputs
+from bears.training.export import portable
 from bears.training.learning import DecodedOnce
 
 matplotlib.use("Agg")
+
+pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")
 
 
 @pytest.fixture(scope="module", params=[(96, 96), (240, 160), (90, 200)])
@@ -75,44 +79,37 @@ def test_each_does_what_its_name_says():
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """A learner of drawings that has not learnt much, its reference, and its data set."""
+    """A classifier of drawings that has not learnt much, and its data set."""
     dls, photos = draw_loaders(tmp_path_factory.mktemp("drawings"), 14, 32)
     torch.manual_seed(0)
     learner = vision_learner(dls, "resnet18", pretrained=False, lin_ftrs=[], concat_pool=False)
     train, valid = (outputs(learner.model, dls.test_dl(dl.items, with_labels=True)) for dl in (dls.train, dls.valid))
-    return learner, Reference.fit(train.features, train.targets, valid.features), photos
+    reference = Reference.fit(train.features, train.targets, valid.features)
+    return Classifier(portable(learner, 0.1, reference, 0.3)), photos
 
 
 def test_the_report_counts_what_is_wrong_and_doubted(taught, monkeypatch):
-    learner, reference, photos = taught
+    classifier, photos = taught
     photos = photos.iloc[::3]
     opened = DecodedOnce(photos.file, 96)
-    found = robustness(learner.model, learner.dls, photos, opened, reference, 0.1, 0.3)
+    found = robustness(classifier, photos, opened)
     table = found.summary()
     assert [*table.index] == [*CORRUPTIONS, "all"] and set(table.photos[:-1]) == {len(photos)}
     counted = found.answers.groupby(["corruption", "severity"]).size()
     assert counted.min() >= len(photos) // SEVERITIES and len(counted) == len(CORRUPTIONS) * SEVERITIES
-    again = robustness(learner.model, learner.dls, photos, opened, reference, 0.1, 0.3)
-    assert again.answers.equals(found.answers)
+    assert robustness(classifier, photos, opened).answers.equals(found.answers)
     found.plot()
     assert len([ax for ax in matplotlib.pyplot.gcf().axes if ax.get_title()]) == len(CORRUPTIONS)
     matplotlib.pyplot.close()
 
     monkeypatch.setattr("bears.training.corruptions.corrupt", lambda picture, *arguments: picture)
-    plain = robustness(learner.model, learner.dls, photos, opened, reference, 0.1, 0.3).answers
-    mine = outputs(learner.model, learner.dls.test_dl(photos, with_labels=True))
-    wrong = (mine.logits.argmax(1) != mine.targets.long()).sum().item()
-    doubted = (reference.novelty(mine.features) > 1).sum().item()
-    assert (plain.groupby("corruption").wrong.sum() == wrong).all(), "the way of the pictures is that of the test"
-    assert (plain.groupby("corruption").doubted.sum() == doubted).all()
-    probabilities = (mine.logits / 0.1).softmax(1).tolist()
-    sizes = [sum(one >= 0.3 or one == max(row) for one in row) for row in probabilities]
-    covered = [
-        row[target] >= 0.3 or row[target] == max(row)
-        for row, target in zip(probabilities, mine.targets.tolist(), strict=True)
-    ]
-    assert (plain.groupby("corruption").labels.sum() == sum(sizes)).all()
-    assert (plain.groupby("corruption").covered.sum() == sum(covered)).all()
+    counts = robustness(classifier, photos, opened).answers.groupby("corruption").sum(numeric_only=True)
+    answers = [(classifier.classify(file), label) for file, label in zip(photos.file, photos.label, strict=True)]
+    assert 0 < sum(answer.label != label for answer, label in answers), "else this says nothing"
+    assert (counts.wrong == sum(answer.label != label for answer, label in answers)).all()
+    assert (counts.doubted == sum(not answer.recognised for answer, _ in answers)).all()
+    assert (counts.covered == sum(label in answer.plausible for answer, label in answers)).all()
+    assert (counts.labels == sum(len(answer.plausible) for answer, _ in answers)).all()
 
 
 def test_shares_are_as_counted_by_hand():

@@ -7,11 +7,13 @@ import torch
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import log_loss
 
+from bears.classifier import Answer
 from bears.training.evaluation import (
     evaluate,
     evaluate_novelty,
     evaluate_sets,
     fit_temperature,
+    log_probabilities,
     outputs,
     plot_novelty,
     plot_reliability,
@@ -93,7 +95,8 @@ def test_the_temperature_helps_where_it_is_needed_and_does_next_to_no_harm_where
     """On average over validation sets of that size, on 10,000 other photos."""
     rng = torch.Generator().manual_seed(photos)
     logits, targets = honest_answers(10_000, rng)
-    for scale, most in (0.5, 0), (1, 0.005), (2, 0):  # not sure enough; right; too sure
+    unsure = 0 if photos >= 100 else 0.02  # of fewer, too few are wrong for it to make answers surer
+    for scale, most in (0.5, unsure), (1, 0.005), (2, 0):  # not sure enough; right; too sure
         before = evaluate(scale * logits, targets, VOCAB)
         nll, ece = [], []
         for _ in range(30):
@@ -104,10 +107,14 @@ def test_the_temperature_helps_where_it_is_needed_and_does_next_to_no_harm_where
         assert np.mean(nll) - before.nll < most and np.mean(ece) - before.ece < max(most, 0.001)
 
 
-def test_a_few_photos_without_a_mistake_make_nothing_certain():
-    for photos in 3, 30, 90:
-        logits = torch.eye(3).repeat(photos // 3, 1)
-        assert 0.6 < fit_temperature(2 * logits, torch.arange(3).repeat(photos // 3)) < 1
+def test_few_mistakes_make_no_answer_surer():
+    for photos in 3, 30, 90, 900:
+        logits, targets = 2 * torch.eye(3).repeat(photos // 3, 1), torch.arange(3).repeat(photos // 3)
+        assert fit_temperature(logits, targets) == pytest.approx(1, abs=1e-3)
+        targets[: min(4, photos // 3)] += 1
+        assert fit_temperature(logits, targets % 3) >= 1
+    targets[4] += 1
+    assert fit_temperature(logits, targets % 3) < 1, "five of nine hundred show that it was too unsure"
 
 
 def test_the_diagram_has_a_bar_for_each_bin_that_has_photos(overconfident):
@@ -208,3 +215,16 @@ def test_outputs_are_those_of_the_model_in_order():
     assert torch.equal(found, targets) and features.shape == (10, 4)
     assert torch.allclose(logits, model.eval()(photos), atol=1e-6), "without dropout"
     assert len(outputs(model, [(photos,)]).targets) == 0
+
+
+def test_answers_are_scored_as_the_logits_they_come_from():
+    logits, targets = torch.tensor([[4.0, 1.0, 0.0], [0.0, 0.2, 0.1], [0.0, 0.0, 900.0]]), torch.tensor([0, 2, 0])
+    answers = [
+        Answer(VOCAB[max(range(3), key=row.__getitem__)], max(row), dict(zip(VOCAB, row, strict=True)))
+        for row in (logits / 2).softmax(1).tolist()
+    ]
+    ours, theirs = evaluate(log_probabilities(answers), targets, VOCAB), evaluate(logits, targets, VOCAB, 2.0)
+    assert (ours.wrong, ours.of, ours.brier) == (theirs.wrong, 3, pytest.approx(theirs.brier))
+    assert np.isfinite(ours.nll), "where the right label has no probability at all"
+    sure = evaluate(log_probabilities(answers[:2]), targets[:2], VOCAB)
+    assert sure.nll == pytest.approx(evaluate(logits[:2], targets[:2], VOCAB, 2.0).nll)

@@ -40,7 +40,7 @@ from bears.novelty import Reference
 from bears.photos import open_photo
 from bears.training import TrainingError
 from bears.training.evaluation import outputs
-from bears.training.export import _folded, export
+from bears.training.export import _folded, export, portable
 from bears.training.layouts import photo_files
 from bears.training.learning import pretrained, pretrained_layer
 
@@ -149,6 +149,17 @@ def test_the_reference_travels_as_tensors_and_says_what_is_strange(trained, tmp_
     # and with fastai alone
     with learner.no_bar(), learner.no_logging():
         assert load_learner(tmp_path / "export.pkl").predict(file)[0] == answer.label
+
+
+def test_what_is_measured_before_the_export_is_what_visitors_get(trained, tmp_path):
+    learner, _ = trained
+    valid = outputs(learner.model, learner.dls.valid)
+    reference = Reference.fit(valid.features, valid.targets.long(), valid.features)
+    arguments = (1.5, reference, 0.1)
+    export(learner, tmp_path / "export.pkl", *arguments)
+    before, after = Classifier(portable(learner, *arguments)), Classifier.load(tmp_path / "export.pkl")
+    pictures = [draw_shape(shape, 1) for shape in ("circle", "square", "triangle")]
+    assert before.classify(pictures) == after.classify(pictures)
 
 
 def test_an_export_without_a_reference_serves_and_its_novelty_is_unknown(trained, tmp_path):

@@ -1,5 +1,6 @@
 """bears.training.learning: weights without a download, photos decoded once, and nothing lost by being fast."""
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -14,11 +15,19 @@ from fastai.vision.all import create_body, model_meta, vision_learner
 from sklearn.datasets import load_sample_image
 
 from bears.memory import available
-from bears.novelty import forward
+from bears.novelty import forward, pooled
 from bears.photos import open_photo
 from bears.training import TrainingError
 from bears.training.layouts import photo_files
-from bears.training.learning import DecodedOnce, callbacks, fitting_batch, origin, pretrained, pretrained_layer
+from bears.training.learning import (
+    DecodedOnce,
+    averaged,
+    callbacks,
+    fitting_batch,
+    origin,
+    pretrained,
+    pretrained_layer,
+)
 
 # The weights
 
@@ -42,8 +51,8 @@ def test_the_layer_that_was_cut_off_names_what_imagenet_taught(tmp_path):
     whole = timm.create_model(arch, pretrained=True, **pretrained(arch)).eval()
     photos = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        features, _ = forward(learner.model.eval(), photos)
-        assert torch.allclose(layer(features), whole(photos), atol=1e-3)
+        activations, _ = forward(learner.model.eval(), photos)
+        assert torch.allclose(layer(pooled(activations)), whole(photos), atol=1e-3)
 
     learner.model[0].model.conv_stem.weight.data *= 2
     assert pretrained_layer(learner) is None, "it does not fit features that are no longer those it was made for"
@@ -194,3 +203,26 @@ def test_half_precision_is_for_gpus():
     kinds = [type(callback) for callback in callbacks(torch.device("cpu"))]
     assert MixedPrecision not in kinds
     assert [type(callback) for callback in callbacks(torch.device("cuda"))] == [*kinds, MixedPrecision]
+
+
+def test_the_mean_of_several_runs_from_one_start(tmp_path):
+    dls, _ = draw_loaders(tmp_path, 10, 32)
+    learner = vision_learner(dls, "resnet18", pretrained=False, lin_ftrs=[])
+    start = copy.deepcopy(learner.model.state_dict())
+    ends = []
+
+    def train(run):
+        assert all(torch.equal(now, start[name]) for name, now in learner.model.state_dict().items())
+        torch.manual_seed(run)
+        learner.unfreeze()
+        with learner.no_bar(), learner.no_logging():
+            learner.fit(1, 1e-3)
+        assert all(step["step"] <= len(dls.train) for step in learner.opt.state.values() if "step" in step)
+        ends.append(copy.deepcopy(learner.model.state_dict()))
+
+    averaged(learner, train, 3)
+    assert len(ends) == 3
+    for name, weights in learner.model.state_dict().items():
+        mean = torch.stack([end[name].double() for end in ends]).mean(0)
+        assert weights.dtype == start[name].dtype and torch.allclose(weights.double(), mean, atol=1e-5)
+    assert not torch.equal(ends[0]["1.4.weight"], ends[1]["1.4.weight"]), "else the mean is nothing new"

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from bears.classifier import Classifier
-from bears.novelty import KEEP, MOST, NEIGHBOURS, Reference, confidence_reached, conformal_limit, forward
+from bears.novelty import KEEP, MOST, NEIGHBOURS, Reference, confidence_reached, conformal_limit, forward, pooled
 from bears.training.dataset import check_photos, split
 
 
@@ -72,6 +72,15 @@ def test_an_identical_photo_is_nothing_new(layer):
     reference = Reference.fit(photo.repeat(12, 1), torch.zeros(12), blobs(40, seed=3)[0], layer)
     assert reference.distances(photo).numpy() == pytest.approx(0, abs=1e-3)
     assert reference.novelty(photo).item() == pytest.approx(0, abs=1e-2)
+
+
+def test_where_all_photos_look_nearly_the_same_another_one_is_novel():
+    """What tells them apart is lost in half precision."""
+    generator = torch.Generator().manual_seed(0)
+    train, valid = (torch.tensor([0.53, 0.47, 0.47]) + 0.006 * torch.randn(99, 3, generator=generator) for _ in "12")
+    reference = Reference.fit(train, torch.arange(99) % 3, valid)
+    assert reference.novelty(valid).isfinite().all()
+    assert 1 < reference.novelty(torch.tensor([[0.0, 1.0, 0.0]])).item() < float("inf")
 
 
 def test_what_looks_alike_but_is_of_another_kind_is_novel():
@@ -158,9 +167,9 @@ def test_features_and_logits_come_from_one_pass():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)))
     model[0].register_forward_hook(lambda *_: passes.append(1))
     batch = torch.rand(2, 3, 5, 5)
-    features, logits = forward(model, batch)
+    activations, logits = forward(model, batch)
     assert passes == [1]
-    assert torch.allclose(model[1][2](features), logits) and torch.allclose(model(batch), logits)
+    assert torch.allclose(model[1][2](pooled(activations)), logits) and torch.allclose(model(batch), logits)
 
 
 def test_the_release_runs_the_network_once_for_an_answer(classifier):

@@ -52,6 +52,7 @@ SMALL = {
     "image_size": 64,
     "head_epochs": 3,
     "epochs": 2,
+    "runs": 2,
     "batch_size": 16,
     "export_to": "shapes.pkl",
 }

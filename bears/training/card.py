@@ -16,7 +16,7 @@ from bears.novelty import CONFIDENCE, KEEP, confidence_reached
 from bears.plausible import COVER, cover_reached
 from bears.training.corruptions import SEVERITIES, Robustness
 from bears.training.dataset import counts
-from bears.training.evaluation import RESAMPLES, NoveltyScores, Scores, SetScores
+from bears.training.evaluation import ENOUGH, RESAMPLES, NoveltyScores, Scores, SetScores
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Report:
     recipe: str = ""  # how it was trained
     source: str = ""  # where the photos came from
     minutes: float | None = None  # how long that took
-    scores: Scores | None = None  # on the test photos, after the temperature
-    uncalibrated: Scores | None = None  # and before
-    validation: Scores | None = None  # on the validation photos, before the temperature that was fitted on them
+    scores: Scores | None = None  # on the test photos, as visitors get their answers
+    uncalibrated: Scores | None = None  # of the network alone, before the temperature and without a second look
+    validation: Scores | None = None  # the same on the validation photos, which the temperature was fitted on
     novelty: NoveltyScores | None = None  # on the test photos, and on strangers if there are any
     sets: SetScores | None = None  # on the test photos: of the labels that cannot be ruled out
     robustness: Robustness | None = None  # on the test photos, corrupted
@@ -108,6 +108,11 @@ NO_SOURCE = "Where the photos came from was not recorded."
 
 NO_LICENCE = "Whoever trained it has stated no licence for it."
 
+AGAIN = """\
+The figures are for what a visitor gets; *as trained* is the network alone. Where a photo is not recognised, the visitor
+gets the answer of a second look, at the part that the first answer came from, if that part is recognised
+(bears/second_look.py)."""
+
 KNOWS_NOVELTY = "Of a photo that lies far from all it was taught it says so, mostly; see *What it does not recognise*."
 
 KNOWS_NO_NOVELTY = "Whatever is on a photo, the answer is one of the labels: it does not know what it has not seen."
@@ -133,8 +138,6 @@ SETS = f"""\
 With each answer go the labels that cannot be ruled out (bears/plausible.py). What a label needs for that was set on
 the fifth of the validation photos that it was least sure of, so that of such photos {COVER:.0%} have their label in
 the set"""
-
-ENOUGH = 5  # mistakes on validation photos, to say anything of the temperature
 
 COVERAGE = """\
 Error among the test photos that are left when the most novel, or the least probable, are not answered:"""
@@ -230,12 +233,12 @@ def _results(report: Report, temperature: float) -> str:
         return "They were not measured."
     low, high = scores.interval
     columns = {} if report.uncalibrated is None else {"as trained": report.uncalibrated}
-    columns |= {"calibrated": scores}
+    columns |= {"as served": scores}
     calibration = pd.DataFrame({name: [score.nll, score.brier, score.ece] for name, score in columns.items()})
     calibration.index = ["NLL", "Brier score", "ECE, 15 bins"]
     return "\n\n".join([
         f"On the {scores.of:,} test photos, {scores.wrong} are taken for something else: {scores.error:.2%} error, "
-        f"95 % interval (Wilson) {low:.2%} to {high:.2%}.",
+        f"95 % interval (Wilson) {low:.2%} to {high:.2%}. {AGAIN}",
         _markdown(scores.confusion, "is / taken for"),
         _markdown(scores.per_class.round({"precision": 4, "recall": 4}), "label"),
         f"How far probabilities can be trusted (the temperature is {temperature:.3f}{_fitted_on(report.validation)}):",

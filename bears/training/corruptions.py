@@ -6,23 +6,19 @@ not send; 0 changes nothing. Lengths are shares of the shorter side, so that pho
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
-from fastai.data.core import DataLoaders
-from fastai.vision.core import PILImage
+from fastprogress.fastprogress import progress_bar
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy.ndimage import convolve
-from torch import nn
 
-from bears.novelty import Reference
-from bears.plausible import plausible
-from bears.training.evaluation import outputs, wilson
+from bears.classifier import BATCH, Classifier
+from bears.training.evaluation import wilson
 
 SEVERITIES = 5
 MOST = 300  # photos, each of which is corrupted in every way: four thousand forward passes
@@ -256,49 +252,30 @@ def _shares(answers: pd.DataFrame) -> dict:
     }
 
 
-class _Corrupted(Sequence):
-    """Every photo in every corruption, with severities in turn: the n-th item is photo `n % photos`."""
-
-    def __init__(self, photos: list[Path], opened: Callable[[Path], Image.Image]):
-        self._photos, self._opened, self._names = photos, opened, [*CORRUPTIONS]
-
-    def __len__(self) -> int:
-        return len(self._names) * len(self._photos)
-
-    def which(self, item: int) -> tuple[str, int, int]:
-        """Its corruption, severity and photo."""
-        corruption, photo = divmod(item, len(self._photos))
-        return self._names[corruption], 1 + (photo + corruption) % SEVERITIES, photo
-
-    def __getitem__(self, item: int) -> tuple[PILImage]:
-        name, severity, photo = self.which(item)
-        behind = self._photos[(photo + 1) % len(self._photos)]
-        picture = corrupt(self._opened(self._photos[photo]), name, severity, item, self._opened(behind))
-        return (PILImage.create(picture),)
-
-
 def robustness(
-    model: nn.Module,
-    dls: DataLoaders,  # whose pictures are made ready as those of training were
+    classifier: Classifier,
     photos: pd.DataFrame,  # a data set; of more than 300, some
     opened: Callable[[Path], Image.Image],
-    reference: Reference,
-    temperature: float,
-    floor: float,  # see `bears.plausible`
 ) -> Robustness:
-    """How often a model is wrong, and doubts, where `photos` are corrupted; each photo once in each corruption."""
+    """How often a classifier is wrong, and doubts, where `photos` are corrupted; each photo once in each corruption."""
     photos = photos.sample(min(MOST, len(photos)), random_state=0)
-    pictures = _Corrupted([*photos.file], opened)
-    found = outputs(model, dls.valid.new(pictures, num_workers=0))
-    items = pd.DataFrame(map(pictures.which, range(len(pictures))), columns=["corruption", "severity", "photo"])
-    vocab = [*dls.vocab]
-    truth = torch.tensor([vocab.index(label) for label in photos.label])[items.photo.tolist()]
-    sets = plausible((found.logits / temperature).softmax(1), floor)
-    return Robustness(
-        items[["corruption", "severity"]].assign(
-            wrong=(found.logits.argmax(1) != truth).numpy(),
-            doubted=(reference.novelty(found.features) > 1).numpy(),
-            covered=sets[range(len(truth)), truth].numpy(),
-            labels=sets.sum(1).numpy(),
-        )
-    )
+    files, labels, rows = [*photos.file], [*map(str, photos.label)], []
+    tasks = [
+        (name, 1 + (photo + turn) % SEVERITIES, photo)  # severities in turn
+        for turn, name in enumerate(CORRUPTIONS)
+        for photo in range(len(files))
+    ]
+    for start in progress_bar(range(0, len(tasks), BATCH), leave=False):
+        some = tasks[start : start + BATCH]
+        pictures = [
+            corrupt(opened(files[photo]), name, severity, seed, opened(files[(photo + 1) % len(files)]))
+            for seed, (name, severity, photo) in enumerate(some, start)
+        ]
+        for (name, severity, photo), answer in zip(some, classifier.classify(pictures), strict=True):
+            of_set = answer.plausible or (answer.label,)
+            rows.append({
+                "corruption": name, "severity": severity,
+                "wrong": answer.label != labels[photo], "doubted": answer.recognised is False,
+                "covered": labels[photo] in of_set, "labels": len(of_set),
+            })  # fmt: skip
+    return Robustness(pd.DataFrame(rows))

@@ -14,12 +14,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 from torch import nn
 
-from bears.novelty import KEEP, forward
+from bears.classifier import Answer
+from bears.novelty import KEEP, forward, pooled
 from bears.plausible import least_sure, plausible
 
 BINS = 15  # of the reliability diagram and the ECE, as in Guo et al.
 RESAMPLES = 1000  # of the bootstrap
 DOUBT = 0.15  # how far the logarithm of the temperature is thought to lie from 0 before a photo has said anything
+ENOUGH = 5  # mistakes, below which nothing would show that answers were made too sure
 COVERAGE = (1.0, 0.99, 0.95, 0.9, 0.8)
 SEPARATION = [("auroc", "AUROC", ".4f"), ("fpr", "FPR at 95 % kept", ".2%"), ("recognised", "recognised", ".2%")]
 
@@ -38,8 +40,8 @@ def outputs(model: nn.Module, dl) -> Outputs:
     model.eval()
     features, logits, targets = [], [], []
     for photos, *labels in progress_bar(dl, leave=False):  # plain tensors: fastai's own refuse to be mixed
-        pooled, answers = forward(model, photos.as_subclass(torch.Tensor))
-        features.append(pooled.cpu().float())
+        activations, answers = forward(model, photos.as_subclass(torch.Tensor))
+        features.append(pooled(activations).cpu().float())
         logits.append(answers.cpu().float())
         targets += [label.cpu().as_subclass(torch.Tensor) for label in labels]
     return Outputs(torch.cat(features), torch.cat(logits), torch.cat(targets) if targets else torch.empty(0).long())
@@ -66,6 +68,12 @@ class Scores:
             f"{self.error:.2%} error ({self.wrong} of {self.of}; 95 % interval {low:.2%} to {high:.2%}), "
             f"NLL {self.nll:.4f}, Brier {self.brier:.4f}, ECE {self.ece:.4f}"
         )
+
+
+def log_probabilities(answers: list[Answer]) -> torch.Tensor:
+    """(photos, labels) of what a classifier said, for functions that take logits: of these the softmax is the same."""
+    rows = torch.tensor([[*answer.probabilities.values()] for answer in answers], dtype=torch.double)
+    return rows.clamp_min(1e-12).log()
 
 
 def wilson(count: int, of: int) -> tuple[float, float]:
@@ -179,15 +187,17 @@ def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
     Guo et al., On Calibration of Modern Neural Networks, 2017, with a normal prior on its logarithm: the fewer photos
     there are, the closer to 1 it stays. Without that, where none of a few photos is wrong every answer would become
-    certain. tests/test_evaluation.py simulates what it gains and costs.
+    certain. And where fewer than 5 are wrong it is at least 1: no answer becomes surer. tests/test_evaluation.py
+    simulates what it gains and costs.
     """
     logits, targets = logits.double(), targets.long()
+    least = 0.05 if (logits.argmax(1) != targets).sum() >= ENOUGH else 1.0
 
     def loss(log_temperature: float) -> float:
         likelihood = F.cross_entropy(logits / np.exp(log_temperature), targets, reduction="sum").item()
         return likelihood + (log_temperature / DOUBT) ** 2 / 2
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(least), np.log(20)), method="bounded").x))
 
 
 @dataclass(frozen=True)

@@ -33,16 +33,36 @@ def export(
     floor: float | None = None,  # the probability below which a label is ruled out, see `bears.plausible`
     report: Report | None = None,  # what the card is to say of the training and its results
 ) -> None:
-    """Write `learner` to `path` for `load_learner`, and MODEL_CARD.md beside it with its checksum and its scores.
-
-    As `Learner.export`, but the file opens on every operating system and without this package: it refers to nothing
-    that was defined in a notebook and to no path, and of the training set it keeps the labels and the reference. Batch
-    norms are folded into the convolutions before them, for a quarter off the time of an answer. Temperature, reference
-    and floor become tensors of the model.
+    """Write `portable` to `path` for `load_learner`, and MODEL_CARD.md beside it with its checksum and its scores.
 
     Raises `TrainingError` when `learner` is none that `Classifier` can serve, or the disk is full.
     """
     path = Path(path)
+    released = portable(learner, temperature, reference, floor)
+    buffer = io.BytesIO()
+    torch.save(released, buffer, pickle_module=_portable_pickle, pickle_protocol=2)
+    content = buffer.getvalue()
+    card = model_card(
+        path.name, content, learner, _size(learner), temperature, reference is not None, report or Report()
+    )
+    try:
+        write_whole({path: content, path.with_name(CARD): card.encode()})  # they belong together
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written: {error.strerror}. The one before, if any, is kept.") from error
+
+
+def portable(
+    learner: Learner, temperature: float = 1.0, reference: Reference | None = None, floor: float | None = None
+) -> Learner:
+    """A copy of `learner` for `Classifier`, on the CPU: what `export` writes, and so what visitors will get.
+
+    As `Learner.export` makes it, but it opens on every operating system and without this package: it refers to nothing
+    that was defined in a notebook and to no path, and of the training set it keeps the labels and the reference. Batch
+    norms are folded into the convolutions before them, for a quarter off the time of an answer. Temperature, reference
+    and floor become tensors of the model.
+
+    Raises `TrainingError` when `learner` is none that `Classifier` can serve.
+    """
     if reason := unfit(learner):
         raise TrainingError(f"This learner cannot be served: {reason}")
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
@@ -54,22 +74,19 @@ def export(
         except ExportError as error:
             raise TrainingError(f"This learner cannot be served: {error}") from error
         released = load_learner(file)  # a copy, on the CPU, to strip
-    size = tuple(learner.dls.valid.one_batch()[0].shape[-2:])
     _strip(released)
-    released.model = _folded(released.model, size).to(memory_format=torch.channels_last)
+    released.model = _folded(released.model, _size(learner)).to(memory_format=torch.channels_last)
     released.model.register_buffer("temperature", torch.tensor(float(temperature)))
     if floor is not None:
         released.model.register_buffer("floor", torch.tensor(float(floor)))
     if reference is not None:
         reference.store(released.model)
-    buffer = io.BytesIO()
-    torch.save(released, buffer, pickle_module=_portable_pickle, pickle_protocol=2)
-    content = buffer.getvalue()
-    card = model_card(path.name, content, learner, size, temperature, reference is not None, report or Report())
-    try:
-        write_whole({path: content, path.with_name(CARD): card.encode()})  # they belong together
-    except OSError as error:
-        raise TrainingError(f"{path} cannot be written: {error.strerror}. The one before, if any, is kept.") from error
+    return released
+
+
+def _size(learner: Learner) -> tuple[int, int]:
+    """Height and width of what it looks at, pixels."""
+    return tuple(learner.dls.valid.one_batch()[0].shape[-2:])
 
 
 def _strip(released: Learner) -> None:
