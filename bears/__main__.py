@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bears.classifier import BATCH, Answer, Classifier, ExportError
 from bears.photos import PhotoError, open_photo, remarks
 
-COLUMNS = "file label probability novelty recognised plausible remark".split()
+COLUMNS = "file label probability novelty recognised plausible part remark".split()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,6 +122,7 @@ def write_csv(rows) -> int:
         if answer:
             row |= {name: getattr(answer, name) for name in COLUMNS[1:5]}
             row["plausible"] = answer.plausible and "; ".join(answer.plausible)
+            row["part"] = answer.part and "; ".join(f"{share:.3f}" for share in answer.part)
         table.writerow(row)
         sys.stdout.flush()
     return failed

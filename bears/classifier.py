@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 import yaml
+from fastai.data.transforms import ToTensor
 from fastai.learner import Learner, load_learner
 from fastai.vision.core import PILImage
 from PIL import Image
@@ -80,8 +81,9 @@ class Classifier:
         self._floor = getattr(learner.model, "floor", None)  # None: what is plausible is unknown
         self.reference = Reference.of(learner.model)  # None: novelty is unknown
         self._transforms = learner.dls.valid
-        # Else, places in what the network sees are not those of the photo.
-        self._sees_all = any(getattr(step, "method", None) == "squish" for step in self._transforms.after_item.fs)
+        # Where anything is cropped or padded, places in what the network sees are not those of the photo.
+        steps = [step for step in self._transforms.after_item.fs if not isinstance(step, ToTensor)]
+        self._sees_all = [getattr(step, "method", None) for step in steps] == ["squish"]
         try:
             self._transforms.before_iter()  # the validation transforms: no augmentation
             (look,) = self._looks([Image.new("RGB", (64, 64))])

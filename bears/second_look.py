@@ -19,13 +19,16 @@ def part(head: nn.Module, activations: Tensor, logits: Tensor) -> Box | None:
     """Where in a photo its most probable label was seen.
 
     `activations` (channels, rows, columns) are what `head` made the (labels,) `logits` of. None where these are no mean
-    over places: other heads mix them in other ways.
+    over places, as other heads mix them in other ways; or where it was seen everywhere.
     """
     if activations.ndim != 3:
         return None
     _, rows, columns = activations.shape
-    places = head(activations.flatten(1).T[:, :, None, None])  # (places, labels)
-    if not torch.allclose(places.mean(0), logits, rtol=1e-2, atol=1e-2):
+    try:
+        places = head(activations.flatten(1).T[:, :, None, None])  # (places, labels)
+    except (RuntimeError, ValueError):  # of heads that need more than one place
+        return None
+    if places.shape[1:] != logits.shape or not torch.allclose(places.mean(0), logits, rtol=1e-2, atol=1e-2):
         return None
     evidence = (places[:, logits.argmax()] - places.mean(1)).reshape(rows, columns)
     weakest, strongest = evidence.aminmax()
@@ -33,7 +36,8 @@ def part(head: nn.Module, activations: Tensor, logits: Tensor) -> Box | None:
     if not strong.any():
         return None
     (left, right), (top, bottom) = _span(strong.any(0)), _span(strong.any(1))
-    return left, top, right, bottom
+    box = left, top, right, bottom
+    return None if box == (0, 0, 1, 1) else box
 
 
 def _span(strong: Tensor) -> tuple[float, float]:

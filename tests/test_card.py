@@ -87,6 +87,12 @@ def test_it_states_what_was_measured(card, trained, tmp_path):
     assert "| near | 4 | 0.8125 (" in text and "| far | 50 | 1.0000 (1.0000 to 1.0000) | 0.00% (" in text
 
 
+def test_a_second_look_is_told_of_where_there_may_be_one(card, trained):
+    report = Report(scores=evaluate(LOGITS, TARGETS, list(trained[0].dls.vocab)))
+    assert "second look" in card(report, reference=REFERENCE)[1]
+    assert "second look" not in card(report)[1]
+
+
 def test_it_says_where_near_duplicates_are_in_several_parts(card, trained):
     """As they can be where the split was kept, and a later photo looks like two earlier ones."""
     photos = trained[1].copy()

@@ -124,10 +124,10 @@ def test_the_name_of_a_file_is_no_formula_and_what_is_no_path_has_a_line(tmp_pat
     assert "File name too long" in rows[2]["remark"]
 
 
-def test_what_cannot_be_ruled_out_is_in_the_text_and_in_the_table(capsys):
+def test_what_cannot_be_ruled_out_and_what_was_looked_at_is_in_the_table(capsys):
     probabilities = {"a": 0.6, "b": 0.39, "c": 0.01}
     rows = [
-        (Path("torn.jpg"), Answer("a", 0.6, probabilities, 0.5, True, ("a", "b")), ""),
+        (Path("torn.jpg"), Answer("a", 0.6, probabilities, 0.5, True, ("a", "b"), (0.1, 0.25, 0.5, 1.0)), ""),
         (Path("sure.jpg"), Answer("a", 0.6, probabilities, 0.5, True, ("a",)), ""),
         (Path("unknown.jpg"), Answer("a", 0.6, probabilities, 0.5, True), ""),
     ]
@@ -139,3 +139,4 @@ def test_what_cannot_be_ruled_out_is_in_the_text_and_in_the_table(capsys):
     write_csv(rows)
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["plausible"] for row in table] == ["a; b", "a", ""]
+    assert [row["part"] for row in table] == ["0.100; 0.250; 0.500; 1.000", "", ""]

@@ -17,8 +17,6 @@ from bears.training.learning import DecodedOnce
 
 matplotlib.use("Agg")
 
-pytestmark = pytest.mark.filterwarnings("ignore:load_learner:UserWarning")
-
 
 @pytest.fixture(scope="module", params=[(96, 96), (240, 160), (90, 200)])
 def picture(request):

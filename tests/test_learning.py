@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -13,6 +14,7 @@ from conftest import draw_folder, draw_loaders, draw_shape
 from fastai.callback.fp16 import MixedPrecision
 from fastai.vision.all import create_body, model_meta, vision_learner
 from sklearn.datasets import load_sample_image
+from torch import nn
 
 from bears.memory import available
 from bears.novelty import forward, pooled
@@ -226,3 +228,14 @@ def test_the_mean_of_several_runs_from_one_start(tmp_path):
         mean = torch.stack([end[name].double() for end in ends]).mean(0)
         assert weights.dtype == start[name].dtype and torch.allclose(weights.double(), mean, atol=1e-5)
     assert not torch.equal(ends[0]["1.4.weight"], ends[1]["1.4.weight"]), "else the mean is nothing new"
+
+
+def test_a_mean_loses_nothing_to_narrow_numbers():
+    learner = SimpleNamespace(model=nn.Module(), opt=None)
+    learner.model.register_buffer("narrow", torch.tensor([30000.0]).half())
+    learner.model.register_buffer("mask", torch.tensor([200], dtype=torch.uint8))
+    learner.model.register_buffer("count", torch.tensor(30_000_001))
+    averaged(learner, lambda run: None, 3)
+    assert [tensor.item() for tensor in learner.model.state_dict().values()] == [30000, 200, 30_000_001]
+    with pytest.raises(TrainingError, match="Make it 1 or more"):
+        averaged(learner, lambda run: None, 0)

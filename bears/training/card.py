@@ -88,7 +88,8 @@ Classifier.load("{file}").classify("photo.jpg")
 ```
 
 Or with fastai and timm alone, which neither compares the checksum first, nor sets a photo upright after its EXIF data,
-nor divides the logits by `model.temperature`, nor says what it does not recognise:
+nor divides the logits by `model.temperature`, nor looks again, nor says what it does not recognise or cannot tell
+apart:
 
 ```python
 from fastai.learner import load_learner
@@ -110,7 +111,7 @@ NO_LICENCE = "Whoever trained it has stated no licence for it."
 
 AGAIN = """\
 The figures are for what a visitor gets; *as trained* is the network alone. Where a photo is not recognised, the visitor
-gets the answer of a second look, at the part that the first answer came from, if that part is recognised
+gets the answer of a second look, at the part that the first answer came from, if that can be told and is recognised
 (bears/second_look.py)."""
 
 KNOWS_NOVELTY = "Of a photo that lies far from all it was taught it says so, mostly; see *What it does not recognise*."
@@ -175,7 +176,7 @@ def model_card(
         unknown=KNOWS_NOVELTY if knows_novelty else KNOWS_NO_NOVELTY,
         data=_data(report),
         training=_training(report, learner),
-        results=_results(report, temperature),
+        results=_results(report, temperature, knows_novelty),
         sets=_sets(report),
         robustness=_robustness(report.robustness),
         novelty=_novelty(report) if knows_novelty else "It was trained without a way to tell.",
@@ -227,18 +228,19 @@ def _training(report: Report, learner: Learner) -> str:
     return "\n\n".join(filter(None, (report.weights, (report.recipe or "The recipe was not recorded.") + took)))
 
 
-def _results(report: Report, temperature: float) -> str:
+def _results(report: Report, temperature: float, knows_novelty: bool) -> str:
     scores = report.scores
     if scores is None:
         return "They were not measured."
     low, high = scores.interval
+    again = f" {AGAIN}" if knows_novelty else ""
     columns = {} if report.uncalibrated is None else {"as trained": report.uncalibrated}
     columns |= {"as served": scores}
     calibration = pd.DataFrame({name: [score.nll, score.brier, score.ece] for name, score in columns.items()})
     calibration.index = ["NLL", "Brier score", "ECE, 15 bins"]
     return "\n\n".join([
         f"On the {scores.of:,} test photos, {scores.wrong} are taken for something else: {scores.error:.2%} error, "
-        f"95 % interval (Wilson) {low:.2%} to {high:.2%}. {AGAIN}",
+        f"95 % interval (Wilson) {low:.2%} to {high:.2%}.{again}",
         _markdown(scores.confusion, "is / taken for"),
         _markdown(scores.per_class.round({"precision": 4, "recall": 4}), "label"),
         f"How far probabilities can be trusted (the temperature is {temperature:.3f}{_fitted_on(report.validation)}):",

@@ -21,7 +21,7 @@ from bears.plausible import least_sure, plausible
 BINS = 15  # of the reliability diagram and the ECE, as in Guo et al.
 RESAMPLES = 1000  # of the bootstrap
 DOUBT = 0.15  # how far the logarithm of the temperature is thought to lie from 0 before a photo has said anything
-ENOUGH = 5  # mistakes, below which nothing would show that answers were made too sure
+ENOUGH = 5  # mistakes; with fewer there is too little to make answers surer by
 COVERAGE = (1.0, 0.99, 0.95, 0.9, 0.8)
 SEPARATION = [("auroc", "AUROC", ".4f"), ("fpr", "FPR at 95 % kept", ".2%"), ("recognised", "recognised", ".2%")]
 

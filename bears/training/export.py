@@ -33,7 +33,7 @@ def export(
     floor: float | None = None,  # the probability below which a label is ruled out, see `bears.plausible`
     report: Report | None = None,  # what the card is to say of the training and its results
 ) -> None:
-    """Write `portable` to `path` for `load_learner`, and MODEL_CARD.md beside it with its checksum and its scores.
+    """Write what `portable` makes to `path`, for `load_learner`, and MODEL_CARD.md beside it: checksum and scores.
 
     Raises `TrainingError` when `learner` is none that `Classifier` can serve, or the disk is full.
     """

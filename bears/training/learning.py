@@ -105,18 +105,22 @@ def averaged(learner: Learner, train: Callable[[int], None], runs: int) -> None:
     """Call `train` so many times, with the number of the run, and leave `learner` the mean of what each came to.
 
     Each run starts from the weights that `learner` has now. Where these are those of a trained last layer on a
-    pretrained body, the mean is at least as good as a single run, and depends less on luck, at the price of one network
-    when it is served (Wortsman et al., Model soups, 2022).
+    pretrained body, the mean is mostly about as good as the best run, at the price of one network when it is served
+    (Wortsman et al., Model soups, 2022). Raises `TrainingError` where `runs` is less than 1.
     """
+    if runs < 1:
+        raise TrainingError(f"Of {runs} runs there is no mean. Make it 1 or more.")
     start, total = copy.deepcopy(learner.model.state_dict()), {}
     for run in range(runs):
         learner.model.load_state_dict(start)
         learner.opt = None  # what it remembers is of the run before
         train(run)
-        for name, weights in learner.model.state_dict().items():
-            total[name] = total[name] + weights if name in total else weights.clone()
-    # counts, such as batch norm's of batches, are whole numbers, and the same in each
-    learner.model.load_state_dict({name: (weights / runs).to(weights.dtype) for name, weights in total.items()})
+        end = learner.model.state_dict()
+        for name, weights in end.items():
+            if weights.is_floating_point():
+                total[name] = total.get(name, 0) + weights.float()
+    # what is a whole number, such as batch norm's count of batches, is that of the last run
+    learner.model.load_state_dict(end | {name: (weights / runs).to(end[name].dtype) for name, weights in total.items()})
 
 
 def pretrained(arch) -> dict:
