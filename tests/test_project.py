@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -72,6 +73,20 @@ def test_every_licence_is_listed():
                     waiting.append(further)
     missing = {name for name, *_ in found} - listed
     assert not {name for name in missing if not name.startswith(("nvidia-", "cuda-", "triton"))}
+
+
+def test_forked_kernels_installs_by_itself_and_with_what_the_page_has(tmp_path):
+    project = tomllib.loads((ROOT / "forked_kernels" / "pyproject.toml").read_text())["project"]
+    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), str(ROOT / "forked_kernels")]
+    subprocess.run([sys.executable, "-m", *install], check=True)
+    assert (tmp_path / "forked_kernels" / "server.py").exists()
+    (found,) = metadata.distributions(name="forked_kernels", path=[str(tmp_path)])
+    (point,) = found.entry_points.select(group="jupyter_client.kernel_provisioners")
+    ours = PROJECT["entry-points"]["jupyter_client.kernel_provisioners"]
+    assert ours == project["entry-points"]["jupyter_client.kernel_provisioners"] == {point.name: point.value}
+    versions = fixed({"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "sys_platform": "linux"})
+    for requirement in map(Requirement, project["dependencies"]):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
 
 
 def test_environment_yml_installs_what_pyproject_states():

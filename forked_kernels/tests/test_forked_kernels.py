@@ -174,6 +174,7 @@ def test_what_is_defined_in_a_kernel_is_found_in_its_main_module(spec, start, mo
 
 
 def test_random_numbers_differ(spec, start, module):
+    pytest.importorskip("torch")
     env = module("libraries", "import random, numpy, torch\nrandom.seed(1); numpy.random.seed(1); torch.manual_seed(1)")
     specs = spec(preload=["libraries"], server_env=env | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
     drawn = "[random.random(), float(numpy.random.rand()), float(torch.rand(1)), uuid.uuid4().hex]"
@@ -186,6 +187,7 @@ def test_random_numbers_differ(spec, start, module):
 
 def test_libraries_compute_in_threads_after_the_fork(spec, start, module):
     """With one thread before it, as README.md says: a pool of threads would not survive, but be waited for."""
+    pytest.importorskip("torch")
     code = "import numpy, torch\nproduct = torch.ones(500, 500) @ torch.ones(500, 500), numpy.ones((500, 500)).dot(1)"
     env = module("libraries", code) | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     kernel = start(spec(preload=["libraries"], server_env=env))
@@ -329,13 +331,44 @@ def test_what_fails_before_the_fork_is_said_in_the_log_and_stops_nobody(spec, st
     assert "No module named 'missing_module'" in log
 
 
-def test_threads_are_warned_of(spec, start, module, capfd):
-    env = module(
-        "threading_", "import threading, time\nthreading.Thread(target=time.sleep, args=[60], daemon=True).start()"
-    )
-    kernel = start(spec(preload=["threading_"], server_env=env))
-    assert kernel("1 + 1") == 2
-    assert "2 threads run in the process that kernels are forked from" in capfd.readouterr().err
+def test_variables_that_were_left_out_of_a_kernels_environment_are_not_in_it(spec, start, monkeypatch, module):
+    monkeypatch.setenv("SECRET", "honey")
+    env = {name: value for name, value in os.environ.items() if name != "SECRET"} | {"COLOUR": "brown"}
+    kernel = start(spec(preload=["others"], server_env=module("others", "")), env=env)
+    kernel.run("import os, subprocess")
+    assert kernel("os.environ.get('SECRET')") is None
+    assert kernel("subprocess.check_output('echo $COLOUR $SECRET', shell=True, text=True)") == "brown\n"
+    for pid in kernel.pid, server_of(kernel):
+        assert b"honey" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_nothing_is_sent_to_the_process_group_of_a_kernel_that_has_ended(spec, start, monkeypatch, forked):
+    """Its number may be another one's by then."""
+    monkeypatch.setattr(provisioner, "SUPPORTED", forked)
+    kernel = start(spec())
+    os.kill(kernel.pid, signal.SIGKILL)
+    assert soon(lambda: not kernel.manager.is_alive())
+    sent = []
+    monkeypatch.setattr(os, "killpg", lambda *arguments: sent.append(arguments))
+    asyncio.run(kernel.manager.provisioner.send_signal(signal.SIGTERM))
+    assert not sent
+
+
+def test_a_kernel_that_nobody_wants_any_more_is_ended(tmp_path, module):
+    env = module("slow", "import time\ndef sleep():\n    time.sleep(1)")
+    server = provisioner.ForkServer([sys.executable], ("slow:sleep",), env)
+    request = {"module": "http.server", "arguments": ["0"], "cwd": str(tmp_path), "env": dict(os.environ)}
+    unwanted = [server.fork(request, 60, 60), server.fork(request, 60, 60)]
+    assert soon(lambda: server._process)
+    time.sleep(0.5)
+    assert all(future.cancel() for future in unwanted)
+    wanted = server.fork(request, 60, 60).result(timeout=60)
+    parent = status(wanted.pid)["PPid"]
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    assert soon(lambda: children.read_text().split() == [str(wanted.pid)])
+    wanted.kill()
+    wanted.wait()
 
 
 class TestFallback:
@@ -359,6 +392,19 @@ class TestFallback:
         with open(os.devnull, "w") as nowhere:
             assert "stdout" in self.is_ordinary(start(spec(), stdout=nowhere), caplog)
 
+    def test_where_threads_run(self, spec, start, module, caplog):
+        """They would not exist in the fork, and whoever waits for one there waits for ever."""
+        code = "import threading, time\nthreading.Thread(target=time.sleep, args=[600], daemon=True).start()"
+        specs = spec(preload=["sleeping"], server_env=module("sleeping", code))
+        assert "2 threads run" in self.is_ordinary(start(specs), caplog)
+        caplog.clear()
+        assert "2 threads run" in self.is_ordinary(start(specs), caplog)
+
+    def test_where_a_library_has_a_pool_of_threads(self, spec, start, caplog):
+        pytest.importorskip("numpy")
+        specs = spec(preload=["numpy"], server_env={"OPENBLAS_NUM_THREADS": "2", "MARK": "pool"})
+        assert "threads run" in self.is_ordinary(start(specs), caplog)
+
     def test_when_it_takes_too_long(self, spec, start, module, caplog):
         env = module("endless", "import time; time.sleep(600)")
         message = self.is_ordinary(start(spec(preload=["endless"], server_env=env, server_timeout=3)), caplog)
@@ -367,3 +413,37 @@ class TestFallback:
     def test_when_the_process_that_kernels_are_forked_from_keeps_ending(self, spec, start, module, caplog):
         env = module("ending", "import os; os._exit(1)")
         assert "ended" in self.is_ordinary(start(spec(preload=["ending"], server_env=env)), caplog)
+
+    def test_all_at_once_when_it_hangs(self, spec, module, tmp_path, caplog):
+        """Nobody waits for those before them, nor for a try of their own."""
+        env = module("stuck", f"open({str(tmp_path / 'tries')!r}, 'a').write('x'); import time; time.sleep(600)")
+
+        async def come_and_go(**patience):
+            specs = spec(preload=["stuck"], server_env=env, **patience)
+            manager = AsyncKernelManager(kernel_name="forked", kernel_spec_manager=specs)
+            await manager.start_kernel()
+            await manager.shutdown_kernel(now=True)
+
+        async def five():
+            first = asyncio.create_task(come_and_go(server_timeout=3))
+            await asyncio.sleep(0.5)
+            await asyncio.gather(first, *(come_and_go(server_timeout=30) for _ in range(4)))
+
+        asyncio.run(five())
+        assert len([record for record in caplog.records if "more than 3 seconds" in record.getMessage()]) == 5
+        assert (tmp_path / "tries").read_text() == "x"
+
+    def test_once_it_has_failed_nobody_waits_for_it_and_it_is_used_again_when_it_works(
+        self, spec, start, module, tmp_path, caplog
+    ):
+        broken = tmp_path / "broken"
+        broken.touch()
+        env = module("mended", f"import os, time\nwhile os.path.exists({str(broken)!r}):\n    time.sleep(0.1)")
+        self.is_ordinary(start(spec(preload=["mended"], server_env=env, server_timeout=2, retry_after=0)), caplog)
+        caplog.clear()
+        patient = spec(preload=["mended"], server_env=env, server_timeout=3600, retry_after=0)
+        for _ in range(2):  # the first one starts a trial, which hangs, too
+            assert "more than 2 seconds" in self.is_ordinary(start(patient), caplog)
+            caplog.clear()
+        broken.unlink()
+        assert soon(lambda: server_of(start(patient)) != os.getpid())

@@ -2,12 +2,15 @@
 
 import asyncio
 import os
+import queue
 import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
@@ -38,12 +41,23 @@ class ForkedProvisioner(LocalProvisioner):
         help="""Environment variables for the process that kernels are forked from. Those that libraries read when they
         are imported, such as OMP_NUM_THREADS, belong here; what comes with the kernel itself is too late for them.""",
     )
-    server_timeout = Float(120, config=True, help="Seconds that importing it all, or a fork, may take.")
+    server_timeout = Float(
+        120,
+        config=True,
+        help="""Seconds that a kernel waits for its fork, and for what is imported before the first. Then it is started
+        as usual.""",
+    )
+    retry_after = Float(
+        60,
+        config=True,
+        help="""Seconds after which forking is tried again where it has failed. No kernel waits for that: until it has
+        worked, they are started as usual.""",
+    )
 
     async def launch_kernel(self, cmd: list[str], **kwargs):
         """Start the kernel; returns how to connect to it."""
         try:
-            self.process = await asyncio.to_thread(self._fork, cmd, **kwargs)
+            self.process = await self._fork(cmd, **kwargs)
         except ForkError as error:
             self.log.warning("This kernel is started as usual, not forked: %s", error)
             return await super().launch_kernel(cmd, **kwargs)
@@ -51,7 +65,15 @@ class ForkedProvisioner(LocalProvisioner):
         self.cwd = kwargs.get("cwd") or os.getcwd()
         return self.connection_info
 
-    def _fork(self, cmd: list[str], cwd=None, env=None, **kwargs) -> "ForkedProcess":
+    async def send_signal(self, signum: int) -> None:
+        """To the kernel and the processes it has started; nothing, if it has ended.
+
+        The number of its process group may then be another one's.
+        """
+        if self.process and self.process.poll() is None:
+            await super().send_signal(signum)
+
+    async def _fork(self, cmd: list[str], cwd=None, env=None, **kwargs) -> "ForkedProcess":
         if not SUPPORTED:
             raise ForkError(f"{sys.platform} is not supported.")
         if unknown := [name for name, value in self._scrub_kwargs(kwargs).items() if value]:
@@ -69,11 +91,32 @@ class ForkedProvisioner(LocalProvisioner):
             "cwd": os.path.abspath(cwd or os.getcwd()),
             "env": dict(os.environ if env is None else env),
         }
-        return server.fork(request, self.server_timeout)
+        return await self._answer(server.fork(request, self.server_timeout, self.retry_after))
+
+    async def _answer(self, future: "Future[ForkedProcess]") -> "ForkedProcess":
+        answer = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait({answer}, timeout=self.server_timeout)
+        except asyncio.CancelledError:  # nobody wants the kernel any more
+            if not future.cancel():
+                future.add_done_callback(lambda future: future.exception() or future.result().kill())
+            raise
+        if future.cancel():  # if it comes after all, the server's thread ends it
+            raise ForkError(_too_long(self.server_timeout))
+        return await answer
+
+
+def _too_long(seconds: float) -> str:
+    return f"the process that kernels are forked from took more than {seconds:.0f} seconds."
 
 
 class ForkServer:
-    """The process that kernels are forked from; started when it is first needed, and again when it has died."""
+    """The process that kernels are forked from; started when it is first needed, and again when it has died.
+
+    It can do one thing at a time, so one thread asks it for what all others want. Nobody waits longer than they said:
+    not for the process, not for each other. Once it has failed (it ended twice, took too long, or has threads), all are
+    refused at once, until it has worked again in a trial that nobody waits for.
+    """
 
     _servers: dict = {}  # of this process: what differs in Python or preload cannot share memory
     _one_at_a_time = threading.Lock()
@@ -83,40 +126,86 @@ class ForkServer:
         """The one that runs this Python, with these modules and variables."""
         key = (*python, *preload, *sorted(env.items()))
         with cls._one_at_a_time:
-            return cls._servers.setdefault(key, cls(python, preload, env))
+            if key not in cls._servers:
+                cls._servers[key] = cls(python, preload, env)
+            return cls._servers[key]
 
     def __init__(self, python: list[str], preload: tuple[str, ...], env: dict[str, str]):
         self._command = [*python, "-m", "forked_kernels.server"]
         self._preload, self._env = preload, env
-        self._process = self._connection = None
-        self._lock = threading.Lock()
+        self._process = self._connection = None  # the thread's
+        self._wanted: queue.SimpleQueue = queue.SimpleQueue()
+        self._lock = threading.Lock()  # for the next two, and never held while anything is waited for
+        self._failure = ""  # why it does not fork; empty: it does, as far as is known
+        self._next_trial = 0.0  # by the monotonic clock; infinity: one is under way
+        threading.Thread(target=self._work, name="fork server", daemon=True).start()
 
-    def fork(self, request: dict, timeout: float) -> "ForkedProcess":
-        """A kernel, as `request` says; waits for `timeout` seconds at most. Raises `ForkError`."""
+    def fork(self, request: dict, timeout: float, retry_after: float) -> "Future[ForkedProcess]":
+        """A kernel, as `request` says, or `ForkError`. Cancelled, there is none.
+
+        The process is given `timeout` seconds to import what it has to, and as many for the fork.
+        """
+        future: Future[ForkedProcess] = Future()
         with self._lock:
-            for attempt in range(2):  # a server that has died since the last time is replaced
-                try:
-                    if self._process is None:
-                        self._start()
-                    return self._exchange(request, timeout)
-                except (OSError, EOFError) as error:
-                    self._stop()
-                    if attempt:
-                        raise ForkError(f"the process that kernels are forked from ended: {error!r}") from error
+            if self._failure:
+                future.set_exception(ForkError(self._failure))
+                if time.monotonic() < self._next_trial:
+                    return future
+                self._next_trial = float("inf")
+                self._wanted.put((Future(), None, timeout, retry_after))
+            else:
+                self._wanted.put((future, request, timeout, retry_after))
+        return future
 
-    def _exchange(self, request: dict, timeout: float) -> "ForkedProcess":
-        self._receive(timeout)  # "ready"
-        self._connection.send(request)
-        answer = self._receive(timeout)
-        if isinstance(answer, Exception):
-            raise ForkError(f"the system refuses: {answer}")
-        return ForkedProcess(answer, recv_handle(self._connection))
+    def _work(self) -> None:
+        while True:
+            future, request, timeout, retry_after = self._wanted.get()
+            if future.cancelled():
+                continue
+            process = error = None
+            try:
+                if request and self._failure:  # it was asked for before the failure was known
+                    raise ForkError(self._failure)
+                process = self._forked(request, timeout)
+                self._failure = ""
+            except ForkError as refused:
+                error = refused
+            except Exception as broken:
+                self._stop()
+                error = ForkError(str(broken))
+                with self._lock:
+                    self._failure, self._next_trial = str(broken), time.monotonic() + retry_after
+            if not future.set_running_or_notify_cancel():
+                if process:
+                    process.kill()
+            elif error:
+                future.set_exception(error)
+            else:
+                future.set_result(process)
+
+    def _forked(self, request: dict | None, timeout: float) -> "ForkedProcess | None":
+        for attempt in range(2):  # a server that has died since the last time is replaced
+            try:
+                if self._process is None:
+                    self._start()
+                    self._receive(timeout)  # "ready"
+                self._connection.send(request)
+                answer = self._receive(timeout)
+                return ForkedProcess(answer, recv_handle(self._connection)) if request else None
+            except (OSError, EOFError) as error:
+                self._stop()
+                if attempt:
+                    raise _Broken(f"the process that kernels are forked from ended: {error!r}") from error
 
     def _receive(self, timeout: float):
         if not self._connection.poll(timeout):
-            self._stop()
-            raise ForkError(f"the process that kernels are forked from took more than {timeout:.0f} seconds.")
-        return self._connection.recv()
+            raise _Broken(_too_long(timeout))
+        answer = self._connection.recv()
+        if isinstance(answer, OSError):
+            raise ForkError(f"the system refuses: {answer}")
+        if isinstance(answer, Exception):
+            raise _Broken(str(answer))
+        return answer
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -138,6 +227,10 @@ class ForkServer:
             self._process.wait()
             self._connection.close()
             self._process = self._connection = None
+
+
+class _Broken(Exception):
+    """It would not be otherwise for the next kernel."""
 
 
 class ForkedProcess:

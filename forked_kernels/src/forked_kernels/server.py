@@ -7,15 +7,16 @@ cannot fork kernels itself. multiprocessing's fork server is not used because it
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
-import logging
 import os
 import runpy
 import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
@@ -30,13 +31,12 @@ JUPYTER = (
     *("tornado.platform.asyncio", "tornado.locks", "ipykernel_launcher"),
 )
 
-log = logging.getLogger("forked_kernels")
-
 
 def main(socket: int, *preload: str) -> None:
     """Fork a kernel for every request that comes through `socket`, a file descriptor, until its other end is closed."""
     connection = Connection(socket)
     owner = os.getppid()
+    _forget_first_environment()
     gc.disable()  # a collection here would leave holes that the children fill, page by page, each for itself
     for name in JUPYTER:
         _import(name)
@@ -47,9 +47,9 @@ def main(socket: int, *preload: str) -> None:
     children = set()
     signal.signal(signal.SIGCHLD, lambda *_: _reap(children))
     modules = 0
+    connection.send("ready")
     while True:
         try:
-            connection.send("ready")
             request = connection.recv()
         except (EOFError, OSError):  # the owner has ended, however that happened
             return
@@ -59,8 +59,12 @@ def main(socket: int, *preload: str) -> None:
             modules = _put_names_together()
         # Objects that exist now are never looked at by the children's collector, which would write into them all.
         gc.freeze()
-        if (threads := len(os.listdir("/proc/self/task"))) > 1:
-            log.warning("%d threads run in the process that kernels are forked from: see forked_kernels", threads)
+        if (threads := _threads()) > 1:  # what they have locked would stay locked in the child for ever
+            connection.send(RuntimeError(f"{threads} threads run in the process that kernels are forked from."))
+            continue
+        if not request:
+            connection.send("it would work")
+            continue
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # nobody is reaped before `children` knows them
         try:
             pid = os.fork()
@@ -77,6 +81,29 @@ def main(socket: int, *preload: str) -> None:
             os.close(pidfd)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+
+def _forget_first_environment() -> None:
+    """Keep the environment, but not where /proc/PID/environ shows it, of every kernel, too.
+
+    That is the memory which this process was started with. There, kernels whose own environment was chosen with care
+    could read what was left out of it.
+    """
+    kept = dict(os.environ)
+    os.environ.clear()
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()  # proc_pid_stat(5), from the third on
+    start, end = int(fields[47]), int(fields[48])  # env_start, env_end; 0 if that is not to be known
+    ctypes.memset(start, 0, end - start)
+    os.environ.update(kept)
+
+
+def _threads() -> int:
+    """How many run here, this one included. Those that end are given a second."""
+    for _ in range(100):
+        if (threads := len(os.listdir("/proc/self/task"))) == 1:
+            break
+        time.sleep(0.01)
+    return threads
 
 
 def _import(name: str):
