@@ -24,6 +24,7 @@ from fastai.learner import Learner, load_learner
 from fastai.vision.core import PILImage
 from PIL import Image
 
+from bears.files import stamp
 from bears.memory import give_memory_back
 from bears.novelty import Reference, forward, pooled
 from bears.photos import PhotoError, open_photo
@@ -105,7 +106,7 @@ class Classifier:
         that has loaded it share its memory.
         """
         path = Path(path)
-        files = (path.absolute(), _stamp(path), _stamp(path.with_name(CARD)), sha256)
+        files = (path.absolute(), stamp(path), stamp(path.with_name(CARD)), sha256)
         if cls._last is None or cls._last[0] != files:
             cls._last = files, cls._load(path, sha256)
         return cls._last[1]
@@ -253,15 +254,6 @@ def installed_versions() -> dict[str, str]:
 
 
 RESTORE = "Restore it (git checkout, or download it again), or run training.ipynb to make a new one."
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is replaced or written to."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _read_export(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and whether one has changed."""
 
 import os
 import shutil
@@ -44,3 +44,12 @@ def write_whole(contents: dict[Path, bytes]) -> None:
 
 def _beside(path: Path, name: str) -> Path:
     return path.with_name(f".{path.name}.{name}")
+
+
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is replaced or written to; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

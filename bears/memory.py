@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,19 +31,33 @@ def available(root: str = "/") -> float:
 
     Where nothing says so, a half of what the machine has; infinity, where not even that is known.
     """
-    found = []
+    found = [*_of_the_machine("MemAvailable", root), *(limit - used for limit, used in _of_containers(root))]
+    return max(0, min(found, default=_of_the_system() / 2))
+
+
+def total(root: str = "/") -> float:
+    """Bytes that the machine has, or its container may take; infinity, where that is not known."""
+    found = [*_of_the_machine("MemTotal", root), *(limit for limit, _ in _of_containers(root))]
+    return min(found, default=_of_the_system())
+
+
+def _of_the_machine(name: str, root: str) -> Iterator[int]:
     with suppress(OSError, TypeError):
-        kilobytes = re.search(r"MemAvailable: *(\d+) kB", Path(root, "proc/meminfo").read_text())[1]
-        found.append(1024 * int(kilobytes))
-    group = Path(root, "sys/fs/cgroup")  # what a container may take; of version 2, and of version 1
-    old = "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"
-    for limit, used in ("memory.max", "memory.current"), old:
+        yield 1024 * int(re.search(rf"{name}: *(\d+) kB", Path(root, "proc/meminfo").read_text())[1])
+
+
+def _of_containers(root: str) -> Iterator[tuple[int, int]]:
+    """What a container may take, and has taken; of version 2 of control groups, and of version 1."""
+    group, old = Path(root, "sys/fs/cgroup"), "memory/memory.limit_in_bytes"
+    for limit, used in ("memory.max", "memory.current"), (old, "memory/memory.usage_in_bytes"):
         with suppress(OSError, ValueError):
-            found.append(int((group / limit).read_text()) - int((group / used).read_text()))
-    if not found:
-        with suppress(AttributeError, ValueError, OSError):
-            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2)
-    return max(0, min(found, default=float("inf")))
+            yield int((group / limit).read_text()), int((group / used).read_text())
+
+
+def _of_the_system() -> float:
+    with suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return float("inf")
 
 
 def _libc():

@@ -1,5 +1,6 @@
 """Visitors without a browser: what a page's script would say to its server, for the benchmark and for tests."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -18,17 +19,25 @@ ANSWER = re.compile(r"Prediction: [^\"]*|This does not look like anything[^\"]*"
 class Kernel:
     """The kernel of one page, over the websocket that its script would open."""
 
-    def __init__(self, connection):
+    def __init__(self, connection, leaving: str):
         self.connection, self.session = connection, uuid.uuid4().hex
+        self._leaving = leaving  # the address to which a page says that it is closed
 
     @classmethod
     async def connect(cls, url: str, kernel_id: str) -> "Kernel":
         address = url.replace("http", "ws", 1) + f"api/kernels/{kernel_id}/channels"
         request = HTTPRequest(address, request_timeout=300, connect_timeout=300)
         connection = await websocket_connect(request, subprotocols=[PROTOCOL], max_message_size=2**28)
-        return cls(connection)
+        return cls(connection, f"{url}voila/api/shutdown/{kernel_id}")
 
     async def close(self) -> None:
+        """Leave, as a page does that is closed."""
+        with contextlib.closing(AsyncHTTPClient(force_instance=True)) as http:
+            await http.fetch(self._leaving, method="POST", body=b"", raise_error=False, request_timeout=300)
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Be gone without a word, as a page whose network is."""
         self.connection.close()
         while await self.connection.read_message() is not None:  # until the server has heard of it
             pass
@@ -68,12 +77,18 @@ class Kernel:
                 return {id: state["state"] for id, state in content["data"]["states"].items()}
 
 
-async def visit_voila(url: str, photo: bytes, stay: AsyncExitStack | None = None) -> str:
-    """Open the page, hand over a photo, click Classify and return the answer; keep the page open as long as `stay`."""
+async def open_voila(url: str) -> Kernel:
+    """Open the page, and wait where there is no room for it, as a browser does."""
     with contextlib.closing(AsyncHTTPClient(force_instance=True)) as http:
-        reply = await http.fetch(url, request_timeout=300, connect_timeout=300)
+        while (reply := await http.fetch(url, request_timeout=300, connect_timeout=300, raise_error=False)).code == 503:
+            await asyncio.sleep(float(reply.headers["Retry-After"]))
+    reply.rethrow()
     kernel_id = re.search(r'"kernelId": ?"([^"]+)"', reply.body.decode())[1]
-    kernel = await Kernel.connect(url, kernel_id)
+    return await Kernel.connect(url, kernel_id)
+
+
+async def classify_voila(kernel: Kernel, photo: bytes) -> str:
+    """Hand over a photo, click Classify and return the answer."""
     widgets = await kernel.widgets()
     (upload,) = [id for id, state in widgets.items() if state["_model_name"] == "FileUploadModel"]
     (button,) = [id for id, state in widgets.items() if state.get("description") == "Classify"]
@@ -86,11 +101,18 @@ async def visit_voila(url: str, photo: bytes, stay: AsyncExitStack | None = None
         if kind == "error":
             raise RuntimeError(content["evalue"])
         if kind.startswith("comm_") and (answer := ANSWER.search(json.dumps(content.get("data", {})))):
-            if stay is None:
-                await kernel.close()
-            else:
-                stay.push_async_callback(kernel.close)
             return answer[0]
+
+
+async def visit_voila(url: str, photo: bytes, stay: AsyncExitStack | None = None) -> str:
+    """Open the page, classify a photo and return the answer; keep the page open as long as `stay`."""
+    kernel = await open_voila(url)
+    answer = await classify_voila(kernel, photo)
+    if stay is None:
+        await kernel.close()
+    else:
+        stay.push_async_callback(kernel.close)
+    return answer
 
 
 async def visit_gradio(url: str, photo: bytes, stay: AsyncExitStack | None = None) -> str:

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import re
+import shutil
+import textwrap
 import time
-import urllib.request
 
+import nbformat
 import psutil
-from browsing import ANSWER, STRANGER
+import requests
+from browsing import ANSWER, STRANGER, serve
 from conftest import draw_bear, encode
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -39,7 +42,24 @@ def test_ten_at_once_each_get_their_own_answer_from_forked_kernels(url, project)
     assert running >= 10
     log = (project / "server.log").read_text()
     assert "started as usual" not in log and "threads run" not in log
-    for kernel_id in set(re.findall(r"Connecting to kernel ([\w-]+)", log)):
-        with contextlib.suppress(urllib.error.HTTPError):  # it has ended before
-            urllib.request.urlopen(f"{url}voila/api/shutdown/{kernel_id}", data=b"")
     assert any(time.sleep(0.1) or len(kernels(project)) <= before + 2 for _ in range(100)), "two are kept ready"
+
+
+def test_what_a_kernel_says_late_is_on_the_page_all_the_same(project, tmp_path):
+    """Where many are busy, a cell's output comes seconds after the reply that it is done."""
+    folder = shutil.copytree(project, tmp_path / "project")
+    notebook = nbformat.read(folder / "app.ipynb", as_version=4)
+    late = """
+        import sys, time
+        from ipykernel.iostream import IOPubThread
+        send = IOPubThread._really_send
+        def send_late(self, message, *arguments, **options):
+            time.sleep(6 * any(b"widget-view" in bytes(part) for part in message))
+            send(self, message, *arguments, **options)
+        IOPubThread._really_send = send_late
+        sys.stdout.flush_timeout = sys.stderr.flush_timeout = 0
+    """
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(textwrap.dedent(late)))
+    nbformat.write(notebook, folder / "app.ipynb")
+    with serve(folder, "--VoilaConfiguration.preheat_kernel=False") as url:
+        assert "application/vnd.jupyter.widget-view+json" in requests.get(url, timeout=60).text

@@ -20,6 +20,8 @@ from PIL import Image
 from playwright.sync_api import expect
 from sklearn.datasets import load_sample_image
 
+from bears.serving import capacity
+
 DEPLOY = ROOT / "deploy"
 MANIFESTS = {document["kind"]: document for document in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
 VALUES = yaml.safe_load((DEPLOY / "jupyterhub.yaml").read_text())
@@ -78,21 +80,40 @@ def test_a_visitor_comes_back_to_the_same_copy():
     assert service["metadata"]["annotations"]["traefik.ingress.kubernetes.io/service.sticky.cookie"] == "true"
 
 
-def test_thirty_visitors_fit_into_the_memory_that_is_requested(pod, measured):
-    """And the largest photo beside them into the limit: test_photos says that it takes no more than 1 GB."""
+def test_the_capacity_is_what_was_measured(measured):
+    """And the largest photo: test_photos says that it takes no more than 1 GB."""
     first, further = measured
+    assert first <= capacity.FIRST < 1.1 * first
+    assert further <= capacity.FURTHER < 1.1 * further
+
+
+def test_a_copy_has_the_memory_for_the_visitors_that_are_stated(pod):
     resources = pod["spec"]["containers"][0]["resources"]
-    assert first + 29 * further < quantity(resources["requests"]["memory"])
-    assert first + 29 * further + 1e9 < quantity(resources["limits"]["memory"])
+    requested, limit = (quantity(resources[kind]["memory"]) for kind in ("requests", "limits"))
+    (memory,) = [
+        entry["resource"]
+        for entry in MANIFESTS["HorizontalPodAutoscaler"]["spec"]["metrics"]
+        if entry["resource"]["name"] == "memory"
+    ]
+    without_a_photo = requested + capacity.PHOTO
+    at_next_copy = requested * memory["target"]["averageUtilization"] / 100 + capacity.PHOTO
+    assert 30 <= capacity.pages(without_a_photo) < 33 and capacity.pages(at_next_copy) == 15
+    assert capacity.pages(limit) == 37
+    manifest, readme = ((DEPLOY / name).read_text() for name in ("kubernetes.yaml", "README.md"))
+    for text in manifest, readme:
+        assert "thirty visitors" in text and " 37 pages" in text
+    assert "15 visitors" in manifest and "at 15, another copy" in readme
+    assert "144\nvisitors a copy" in readme and capacity.pages(0.8 * 2**33 + capacity.PHOTO) == 144
 
 
-def test_a_copy_is_added_before_its_memory_is_used_up(pod, measured):
-    first, _ = measured
-    scaler = MANIFESTS["HorizontalPodAutoscaler"]["spec"]
-    (memory,) = [entry["resource"] for entry in scaler["metrics"] if entry["resource"]["name"] == "memory"]
-    requested = quantity(pod["spec"]["containers"][0]["resources"]["requests"]["memory"])
-    assert first < requested * memory["target"]["averageUtilization"] / 100, "or it would add copies for ever"
-    assert scaler["minReplicas"] >= 2, "one may be away"
+def test_a_server_of_ones_own_has_the_memory_for_the_largest_photo():
+    memory = VALUES["singleuser"]["memory"]
+    assert capacity.FIRST < quantity(memory["guarantee"])
+    assert capacity.FIRST + capacity.PHOTO < quantity(memory["limit"])
+
+
+def test_a_copy_is_added_where_one_is_full_and_one_may_be_away():
+    assert MANIFESTS["HorizontalPodAutoscaler"]["spec"]["minReplicas"] >= 2
 
 
 def test_the_probe_passes_on_a_real_page_and_leaves_no_kernel(url, project, pod):
@@ -106,6 +127,13 @@ def test_the_probe_passes_on_a_real_page_and_leaves_no_kernel(url, project, pod)
     assert (project / "server.log").read_text().count("Kernel shutdown") == before + 1
     alive = container["livenessProbe"]["httpGet"]["path"].removeprefix("/")
     assert requests.get(url + alive, timeout=60).status_code == 200
+
+
+def test_the_probe_passes_on_a_full_house(project, tmp_path):
+    with serve(shutil.copytree(project, tmp_path / "project"), "--VisitorKernelManager.most_pages=1") as url:
+        assert requests.get(url, timeout=60).status_code == 200
+        assert requests.get(url, timeout=60).status_code == 503
+        subprocess.run([sys.executable, DEPLOY / "probe.py", url], check=True)
 
 
 def test_the_probe_fails_where_the_page_is_broken_or_absent(project, tmp_path):

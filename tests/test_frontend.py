@@ -61,7 +61,7 @@ def page(browser, tmp_path_factory):
         notebook.cells.append(new(source))
     folder = tmp_path_factory.mktemp("bits")
     nbformat.write(notebook, folder / "app.ipynb")
-    kernels = "--VoilaConfiguration.multi_kernel_manager_class=bears.serving.kernels.KernelManager"
+    kernels = "--VoilaConfiguration.multi_kernel_manager_class=bears.serving.kernels.VisitorKernelManager"
     with serve(folder, "--template=bears", kernels, "--Voila.tornado_settings={'disable_check_xsrf': True}") as url:
         page = browser.new_context().new_page()
         page.goto(url)

@@ -9,55 +9,98 @@ from pathlib import Path
 
 import pytest
 
-from bears.serving.kernels import KernelManager
+from bears.serving import capacity
+from bears.serving.capacity import Full
+from bears.serving.kernels import VisitorKernelManager
+
+HOUR = timedelta(hours=1)
+
+
+def with_a_kernel(visit, **options):
+    async def run():
+        manager = VisitorKernelManager(cull_idle_timeout=600, connect_within=60, **options)
+        kernel_id = await manager.start_kernel(kernel_name="python3")
+        try:
+            await visit(manager, kernel_id, manager.get_kernel(kernel_id))
+        finally:
+            await manager.shutdown_all(now=True)
+
+    asyncio.run(run())
 
 
 def test_a_kernel_outlives_a_long_silence_but_not_a_long_absence():
-    async def visit():
-        manager = KernelManager(cull_idle_timeout=600)
-        kernel_id = await manager.start_kernel(kernel_name="python3")
-        kernel = manager.get_kernel(kernel_id)
-
+    async def visit(manager, kernel_id, kernel):
         async def check_after_an_hour_without_a_message() -> bool:
-            kernel.last_activity = datetime.now(UTC) - timedelta(hours=1)
+            kernel.last_activity = datetime.now(UTC) - HOUR
             await manager.cull_kernel_if_idle(kernel_id)
             return kernel_id in manager
 
-        try:
-            assert await check_after_an_hour_without_a_message(), "preheated, given to a visitor just now"
-            manager.notify_connect(kernel_id)
-            assert await check_after_an_hour_without_a_message(), "the page is open"
-            kernel.last_activity = datetime.now(UTC) - timedelta(hours=1)
-            manager.notify_disconnect(kernel_id)
+        manager.give(kernel_id)
+        assert await check_after_an_hour_without_a_message(), "preheated, given to a visitor just now"
+        manager.notify_connect(kernel_id)
+        assert await check_after_an_hour_without_a_message(), "the page is open"
+        kernel.last_activity = datetime.now(UTC) - HOUR
+        manager.notify_disconnect(kernel_id)
+        await manager.cull_kernel_if_idle(kernel_id)
+        assert kernel_id in manager, "the connection dropped a moment ago"
+        assert not await check_after_an_hour_without_a_message(), "the visitor left an hour ago"
+
+    with_a_kernel(visit)
+
+
+def test_a_kernel_whose_page_was_never_opened_ends_after_a_minute_and_not_while_it_is_made():
+    async def visit(manager, kernel_id, kernel):
+        async def check_after_an_hour() -> bool:
+            kernel.given -= HOUR
             await manager.cull_kernel_if_idle(kernel_id)
-            assert kernel_id in manager, "the connection dropped a moment ago"
-            assert not await check_after_an_hour_without_a_message(), "the visitor left an hour ago"
-        finally:
-            await manager.shutdown_all(now=True)
+            return kernel_id in manager
 
-    asyncio.run(visit())
+        with manager.page():
+            manager.give(kernel_id)
+            assert await check_after_an_hour()
+        await manager.cull_kernel_if_idle(kernel_id)
+        assert kernel_id in manager, "the minute begins when it is sent"
+        assert not await check_after_an_hour()
+
+    with_a_kernel(visit)
 
 
-def test_a_visitor_who_never_connects_leaves_no_kernel():
-    async def visit():
-        manager = KernelManager(cull_idle_timeout=600)
-        kernel_id = await manager.start_kernel(kernel_name="python3")
-        try:
-            for _ in range(2):  # the first check starts the clock
-                manager.get_kernel(kernel_id).last_activity = datetime.now(UTC) - timedelta(hours=1)
-                await manager.cull_kernel_if_idle(kernel_id)
-            assert kernel_id not in manager
-        finally:
-            await manager.shutdown_all(now=True)
+def test_there_is_room_until_all_is_taken_and_again_when_a_page_fails_or_a_kernel_ends():
+    async def visit(manager, kernel_id, kernel):
+        with pytest.raises(ZeroDivisionError), manager.page(), manager.page():
+            with pytest.raises(Full), manager.page():
+                pass
+            raise ZeroDivisionError
+        with manager.page():
+            manager.give(kernel_id)
+            with manager.page(), pytest.raises(Full), manager.page():
+                pass
+        with manager.page(), pytest.raises(Full), manager.page():
+            pass
+        await manager.shutdown_kernel(kernel_id, now=True)
+        with manager.page(), manager.page():
+            pass
 
-    asyncio.run(visit())
+    with_a_kernel(visit, most_pages=2)
+
+
+def test_a_kernel_that_is_not_forked_takes_the_room_of_many(monkeypatch):
+    monkeypatch.setattr(capacity, "pages", lambda: 10)
+
+    async def visit(manager, kernel_id, kernel):
+        with manager.page():
+            manager.give(kernel_id)  # alone it may be, and has to be: somebody has to be served
+        with pytest.raises(Full), manager.page():
+            pass
+
+    with_a_kernel(visit)
 
 
 def started(folder, **environment: str) -> dict:
     """How a kernel is to be talked to whose files are in that folder."""
 
     async def visit():
-        manager = KernelManager(connection_dir=str(folder))
+        manager = VisitorKernelManager(connection_dir=str(folder))
         kernel_id = await manager.start_kernel(kernel_name="python3", env=environment and {**os.environ, **environment})
         kernel = manager.get_kernel(kernel_id)
         client = kernel.client()

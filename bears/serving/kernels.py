@@ -1,14 +1,38 @@
-"""How Voilà talks to kernels, and when it may end one. Named in voila.json; nothing of ours imports it."""
+"""How Voilà talks to kernels, how many it may start, and when it ends one.
 
+Named in voila.json; nothing of ours imports it.
+"""
+
+import asyncio
 import os
 import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
+import voila.app
+from forked_kernels.provisioner import ForkedProcess
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager, ServerKernelManager
-from traitlets import default
+from traitlets import Float, Int, default
 
-import bears.serving.addresses  # noqa: F401  voila.json names this file, so it is here that Voilà comes by
-from bears.serving import LARGEST_MESSAGE
+import bears.serving.handlers  # noqa: F401  voila.json names this file, so it is here that Voilà comes by
+from bears.files import stamp
+from bears.serving import LARGEST_MESSAGE, capacity
+from bears.serving.capacity import Full
+
+MADE_OF = ("app.ipynb", "export.pkl", "MODEL_CARD.md")  # what a page that was prepared ahead shows as it was then
+
+
+@dataclass(eq=False)
+class Opening:
+    """A page that is being made for a visitor."""
+
+    kernel_id: str | None = None  # which one it is about
+
+
+_here: ContextVar[Opening | None] = ContextVar("_here", default=None)  # the one that this task is about
 
 
 class OneKernelManager(ServerKernelManager):
@@ -21,6 +45,12 @@ class OneKernelManager(ServerKernelManager):
     IPython would write the notebook's code into its history for every visitor, 7 kB each time.
     """
 
+    # What `VisitorKernelManager` knows of it
+    made_of: tuple | None = None  # what its page shows, and its process
+    given: datetime | None = None  # when its page was last given to a visitor; None: it is prepared
+    opened = False  # by a browser, at least once
+    takes = 1.0  # of the room
+
     @default("transport")
     def _unix_sockets(self) -> str:
         short = len(self.connection_file) <= 100  # as their addresses must be, which are two characters longer
@@ -30,14 +60,35 @@ class OneKernelManager(ServerKernelManager):
         return super().format_kernel_cmd([*(extra_arguments or []), "--HistoryManager.enabled=False"])
 
 
-class KernelManager(AsyncMappingKernelManager):
-    """Counts a kernel as idle from the moment its visitor left, not from the last message.
+class VisitorKernelManager(AsyncMappingKernelManager):
+    """A kernel for each visitor, as long as there is room, and until they leave.
 
-    Jupyter's own clock ends kernels that are in use. A preheated kernel that has waited for longer than
-    `cull_idle_timeout` is overdue as soon as a visitor is given it, and so is one whose page was left open for as long
-    when its connection drops for a second. If the next check falls into that moment, the visitor is left with a dead
-    page. (The kernels in its pool Voilà spares itself, before it asks this class.)
+    Jupyter's own clock ends kernels that are in use: it counts from the last message. A preheated kernel that has
+    waited for longer than `cull_idle_timeout` is overdue as soon as a visitor is given it, and so is one whose page was
+    left open for as long when its connection drops for a second. So here it counts from when the visitor left. (Voilà
+    itself spares the kernels in its pool, before it asks this class.)
     """
+
+    most_pages = Int(
+        None,
+        allow_none=True,
+        config=True,
+        help="""How many pages may be open at once. By default as many as there is memory for: see
+        bears.serving.capacity.""",
+    )
+    connect_within = Float(
+        60,
+        config=True,
+        help="Seconds after which a kernel ends whose page was sent, but never opened in a browser.",
+    )
+
+    retry_after = Float(5, config=True, help="Seconds after which a visitor without room tries again; the mean.")
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._opening: set[Opening] = set()  # pages that are being made
+        self._room = self.most_pages or capacity.pages()
+        self._next = 1.0  # how much of the room the next kernel will take, as far as is known
 
     @default("kernel_manager_class")
     def _one_kernel_manager(self) -> str:
@@ -47,16 +98,110 @@ class KernelManager(AsyncMappingKernelManager):
         settings = getattr(self.parent, "tornado_settings", {})
         largest = settings.get("websocket_max_message_size") or 0
         options["env"] = {**(options.get("env") or os.environ), LARGEST_MESSAGE: str(largest)}
-        return await super().start_kernel(**options)
+        files = _stamps()
+        kernel_id = await super().start_kernel(**options)
+        kernel = self._kernels[kernel_id]
+        kernel.made_of = files, kernel.provisioner.pid
+        forked = self.most_pages or isinstance(kernel.provisioner.process, ForkedProcess)
+        self._next = kernel.takes = 1.0 if forked else capacity.ORDINARY / capacity.FURTHER
+        return kernel_id
+
+    # The room
+
+    @contextmanager
+    def page(self):
+        """While one is made for a visitor; raises `Full` where there is no room for another one."""
+        taken = [kernel.takes for kernel in self._kernels.values() if kernel.given]
+        taken += [self._next for opening in self._opening if not opening.kernel_id]
+        if taken and sum(taken) + self._next > self._room:
+            raise Full
+        opening = Opening()
+        token = _here.set(opening)
+        self._opening.add(opening)
+        try:
+            yield opening
+        finally:
+            self._opening.discard(opening)
+            _here.reset(token)
+            if opening.kernel_id in self:
+                self._kernels[opening.kernel_id].given = datetime.now(UTC)  # from now on a browser may connect
+
+    def give(self, kernel_id: str) -> None:
+        """To the visitor whose page is being made here; it is none of the pool any more."""
+        kernel = self._kernels[kernel_id]
+        kernel.given = kernel.last_activity = datetime.now(UTC)
+        if opening := _here.get():
+            opening.kernel_id = kernel_id
+
+    def is_as_prepared(self, kernel_id: str) -> bool:
+        """Whether it shows what would be shown now: nothing that it is made of is new, and it has not died since."""
+        if kernel_id not in self:
+            return False
+        kernel = self._kernels[kernel_id]
+        process = kernel.provisioner.process  # a kernel that died is restarted by Jupyter, without its page
+        return process and process.poll() is None and kernel.made_of == (_stamps(), kernel.provisioner.pid)
+
+    # When a kernel may be ended
 
     async def cull_kernel_if_idle(self, kernel_id: str) -> None:
         kernel = self._kernels[kernel_id]
-        if not getattr(kernel, "given_to_a_visitor", False):  # seen outside the pool for the first time
-            kernel.given_to_a_visitor = True
-            kernel.last_activity = datetime.now(UTC)
+        if any(opening.kernel_id == kernel_id for opening in self._opening):
+            return
+        if kernel.given and not kernel.opened:
+            if (datetime.now(UTC) - kernel.given).total_seconds() > self.connect_within:
+                self.log.info("Nobody has opened the page of kernel %s", kernel_id)
+                await self.shutdown_kernel(kernel_id, now=True)
+            return
         await super().cull_kernel_if_idle(kernel_id)
+
+    def notify_connect(self, kernel_id: str) -> None:
+        super().notify_connect(kernel_id)
+        if kernel_id in self._kernels:
+            self._kernels[kernel_id].opened = True
 
     def notify_disconnect(self, kernel_id: str) -> None:
         super().notify_disconnect(kernel_id)
         if kernel_id in self._kernels:
             self._kernels[kernel_id].last_activity = datetime.now(UTC)
+
+
+def _stamps() -> list:
+    return [stamp(Path(name)) for name in MADE_OF]
+
+
+def _kernel_of(task: asyncio.Task) -> str | None:
+    """Of a page in Voilà's pool; None, if there is none, because it failed."""
+    return None if task.cancelled() or task.exception() else task.result()["kernel_id"]
+
+
+def _for_visitors(base_class, *arguments, **options):
+    """Voilà's own subclass, which has a pool of prepared pages, and ours of that, which knows who is given one."""
+
+    class Manager(_voilas_subclass(base_class, *arguments, **options)):
+        async def get_rendered_notebook(self, *arguments, **options):
+            *page, kernel_id = await super().get_rendered_notebook(*arguments, **options)
+            self.give(kernel_id)
+            return *page, kernel_id
+
+        async def start_kernel(self, **options) -> str:  # Voilà asks for those of its pool by `super()`
+            kernel_id = await super().start_kernel(**options)
+            self.give(kernel_id)
+            return kernel_id
+
+        def get_pool_size(self, notebook_name: str) -> int:
+            """Asked before a page is taken from the pool: the moment to put new ones in the place of old ones."""
+            pool = getattr(self, "_pools", {}).get(notebook_name, [])
+            old = [task for task in pool if task.done() and not self.is_as_prepared(_kernel_of(task))]
+            for task in old:
+                pool.remove(task)
+                if (kernel_id := _kernel_of(task)) in self:
+                    asyncio.create_task(self.shutdown_kernel(kernel_id, now=True))
+            if old:
+                self.fill_if_needed(delay=0, notebook_name=notebook_name)
+            return super().get_pool_size(notebook_name)
+
+    return Manager
+
+
+# Voilà makes that class when it starts, from the one that voila.json names; there is no setting for ours.
+_voilas_subclass, voila.app.voila_kernel_manager_factory = voila.app.voila_kernel_manager_factory, _for_visitors

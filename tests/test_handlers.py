@@ -1,4 +1,4 @@
-"""bears.serving.addresses: whatever a visitor asks the server for, it answers, and gives nothing away."""
+"""bears.serving.handlers: whatever a visitor asks the server for, it answers, and gives nothing away."""
 
 import http.client
 from itertools import product

@@ -1,0 +1,57 @@
+"""What Voilà answers where a visitor gets no page: nothing is there (404), or the house is full (503).
+
+Voilà takes the address of a template's file apart without a look at it, and puts any other into a redirect. With `..`,
+a null byte or a line break in it, that ends in an error of the server's own (500), and a page of traceback in its log.
+"""
+
+from random import uniform
+
+import voila.app
+from tornado.web import HTTPError
+
+from bears.serving.capacity import Full
+
+
+class TemplateFileHandler(voila.app.TemplateStaticFileHandler):
+    async def get(self, path: str, include_body: bool = True) -> None:
+        try:
+            await super().get(path, include_body)
+        except (AssertionError, ValueError):
+            raise HTTPError(404) from None
+
+
+class PageHandler(voila.app.TornadoVoilaHandler):
+    _left = False  # the visitor has, before the page was made
+
+    async def get(self, path: str | None = None) -> None:
+        if self.notebook_path and path:  # it is a file that is asked for, and takes no room
+            return await super().get(path)
+        manager = self.kernel_manager
+        try:
+            with manager.page() as opening:
+                await super().get(path)
+        except Full:
+            self._ask_to_come_again(manager.retry_after)
+        else:
+            if self._left and opening.kernel_id in manager:
+                await manager.shutdown_kernel(opening.kernel_id, now=True)
+
+    def on_connection_close(self) -> None:
+        self._left = True
+        super().on_connection_close()
+
+    def redirect_to_file(self, path: str) -> None:
+        if not path.isprintable():
+            raise HTTPError(404)
+        super().redirect_to_file(path)
+
+    def _ask_to_come_again(self, after: float) -> None:
+        seconds = max(1, round(after * uniform(0.5, 1.5)))  # or all who wait would come at the same moment
+        self.set_status(503)
+        self.set_header("Retry-After", str(seconds))
+        self.set_header("Cache-Control", "no-store")
+        self.finish(self.get_template("full.html.j2").render(seconds=seconds))
+
+
+# Of these Voilà makes its table of addresses when it starts; there is no setting for it.
+voila.app.TemplateStaticFileHandler, voila.app.TornadoVoilaHandler = TemplateFileHandler, PageHandler
