@@ -159,11 +159,10 @@ def assert_portable(export: Path) -> None:
     assert not [string for string in strings if string.startswith(("/", "C:\\", "bears"))], "a path, or this package"
 
 
-def run_python(script: str, folder=ROOT, python=sys.executable) -> str:
-    """What a fresh Python prints, errors and warnings included."""
-    run = subprocess.run(
-        [python, "-c", script], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def run_python(script: str, folder=ROOT, python=sys.executable, env: dict[str, str] | None = None) -> str:
+    """What a fresh Python prints, errors and warnings included; `env` is added to the environment."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    run = subprocess.run([python, "-c", script], cwd=folder, env={**os.environ, **(env or {})}, **pipes)
     assert run.returncode == 0, run.stdout
     return run.stdout
 

@@ -166,6 +166,23 @@ def test_bootstrap_intervals_are_as_wide_as_theory_says():
     assert [row.fpr, row.fpr_low, row.fpr_high] == pytest.approx([0.25, 0.25 - half, 0.25 + half], abs=0.01)
 
 
+def test_the_bootstrap_draws_photos_of_the_labels_anew_too():
+    """Where the strangers are all alike, what is uncertain is what the few photos of the labels say."""
+    ours, theirs = np.repeat([0.0, 2.0], [20, 20]), np.ones(500)
+    logits, targets = torch.eye(2)[torch.zeros(40, dtype=int)], torch.zeros(40, dtype=int)
+    row = evaluate_novelty(ours, logits, targets, {"strangers": theirs}).strangers.loc["strangers"]
+    half = 1.96 * np.sqrt(0.25 / 40)
+    assert [row.auroc, row.auroc_low, row.auroc_high] == pytest.approx([0.5, 0.5 - half, 0.5 + half], abs=0.02)
+
+
+def test_what_is_least_novel_and_what_is_most_probable_are_different_photos():
+    """Here the mistake is nothing new, and unsure."""
+    logits = torch.tensor([[0.1, 0.0]] + [[float(n), 0.0] for n in range(1, 10)])
+    targets = torch.tensor([1] + [0] * 9)
+    coverage = evaluate_novelty(np.linspace(0, 0.9, 10), logits, targets, {}).coverage
+    assert coverage.loc["80%"].tolist() == pytest.approx([8, 1 / 8, 0])
+
+
 def test_the_error_falls_as_the_most_novel_are_not_answered(novelty):
     coverage = evaluate_novelty(*novelty).coverage
     assert coverage.photos.tolist() == [200, 198, 190, 180, 160]

@@ -2,15 +2,17 @@
 
 import copy
 import pickle
-import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torchvision
-from conftest import draw_folder, draw_loaders, draw_shape
+from conftest import draw_folder, draw_loaders, draw_shape, run_python
 from fastai.callback.fp16 import MixedPrecision
 from fastai.vision.all import create_body, model_meta, vision_learner
 from sklearn.datasets import load_sample_image
@@ -32,6 +34,8 @@ from bears.training.learning import (
 )
 
 # The weights
+
+TINY = "test_resnet.r160_in1k"  # timm's, for tests
 
 
 def test_the_packaged_weights_recognise_what_imagenet_taught_them():
@@ -75,21 +79,69 @@ def test_torchvisions_networks_have_such_a_layer_or_none(tmp_path, monkeypatch, 
     assert (layer is network.fc) if name == "resnet18" else layer is None
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet18.a1_in1k", torchvision.models.resnet18])
-def test_weights_that_no_package_has_are_downloaded_or_a_sentence_says_why_not(monkeypatch, arch):
-    asked = []
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: asked.append(name))
-    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: asked.append(name))
-    name = arch if isinstance(arch, str) else "resnet18"
-    assert pretrained(arch) == {} and asked == [name]
+@pytest.fixture
+def hub():
+    """Answers as the Hugging Face Hub does when it is asked for one of timm's networks: weights that are all 1/8."""
+    ones = {name: torch.full_like(tensor, 0.125) for name, tensor in timm.create_model(TINY).state_dict().items()}
+    content = safetensors.torch.save(ones)
 
-    def unreachable(*arguments, **options):
-        raise OSError("no route to host")
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
-    monkeypatch.setattr(timm, "create_model", unreachable)
-    monkeypatch.setattr(torchvision.models, "get_model", unreachable)
-    with pytest.raises(TrainingError, match=f"weights of {name} could not be downloaded.*lite0"):
-        pretrained(arch)
+        def do_GET(self):
+            found = self.path == f"/timm/{TINY}/resolve/main/model.safetensors"
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Length", str(len(content) if found else 0))
+            self.send_header("ETag", '"1"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.end_headers()
+            if found and self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_weights_that_no_package_has_are_downloaded(hub, tmp_path):
+    code = f"""
+import bears, timm
+from bears.training.learning import pretrained
+print(pretrained("{TINY}"))
+import huggingface_hub
+huggingface_hub.constants.HF_HUB_OFFLINE = True
+network = timm.create_model("{TINY}", pretrained=True)
+print({{tensor.unique().item() for tensor in network.parameters()}})
+"""
+    assert run_python(code, env={"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path)}).split("\n")[-3:] == [
+        "{}",
+        "{0.125}",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("arch", [f'"{TINY}"', "torchvision.models.resnet18"])
+def test_where_they_cannot_be_downloaded_a_sentence_says_so(tmp_path, arch):
+    nowhere = "http://127.0.0.1:9"
+    code = f"""
+import bears, torchvision
+from bears.training import TrainingError
+from bears.training.learning import pretrained
+try:
+    pretrained({arch})
+except TrainingError as error:
+    print("said:", error)
+"""
+    env = {"HF_ENDPOINT": nowhere, "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path), "https_proxy": nowhere}
+    name = arch.strip('"').removeprefix("torchvision.models.")
+    said = run_python(code, env=env).partition("said: ")[2]
+    assert said.startswith(f"The weights of {name} could not be downloaded (") and "lite0" in said
 
 
 @pytest.mark.parametrize(
@@ -172,20 +224,36 @@ def test_a_large_photo_is_kept_no_larger_than_needed(tmp_path):
     assert DecodedOnce([file], side=100)(file).size == (140, 100)
 
 
-def test_keeping_memory_changes_no_result():
-    """In a process of its own, because it cannot be undone."""
-    code = """
-import sys, torch
-from bears.memory import keep_memory
-if sys.argv[1] == "keep": keep_memory()
-torch.manual_seed(0); torch.set_num_threads(1)
-print(torch.nn.Conv2d(3, 64, 3)(torch.rand(8, 3, 128, 128)).double().sum().item())
+def resident(code: str) -> list[int]:
+    """What a fresh Python with that code prints: megabytes, wherever it says `say()`."""
+    head = """
+import re
+from bears.memory import give_memory_back, keep_memory
+def say():
+    print(int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
 """
-    one, other = (
-        subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True).stdout
-        for mode in ("keep", "not")
-    )
-    assert one == other and one
+    return [*map(int, run_python(head + code).split())]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_that_training_frees_is_kept_for_the_next_batch():
+    """In a process of its own, because it cannot be undone."""
+    batch = "block = bytearray(b'x') * (256 << 20); del block; say()"
+    (freed,), (kept,) = resident(batch), resident(f"keep_memory(); {batch}")
+    assert kept > freed + 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_that_serving_frees_is_given_back():
+    """What lies between blocks that are in use glibc keeps by itself."""
+    before, after = resident("""
+blocks = [bytearray(4000) for _ in range(50_000)]
+del blocks[:-1]
+say()
+give_memory_back()
+say()
+""")
+    assert after < before - 150
 
 
 def test_training_keeps_the_statistics_of_the_pretrained_network(tmp_path):

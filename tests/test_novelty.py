@@ -67,6 +67,20 @@ def test_distances_agree_with_a_plain_computation_in_double_precision(layer):
     assert reference.novelty(strange).numpy() == pytest.approx((expected / limits).max(1), abs=2e-2)
 
 
+def test_its_units_are_distances_of_taught_photos_from_the_others(layer):
+    """From themselves they are nothing. What validation adds is the same factor for look and kind."""
+    taught, targets = blobs(60)
+    double = [x.detach().double().numpy() for x in (taught, targets, layer.weight, layer.bias)]
+    kinds = [kind for _, kind in plainly(double[0], *double)]
+    looks = []
+    for index, photo in enumerate(double[0]):
+        others = np.delete(double[0], index, axis=0)
+        looks.append(next(plainly([photo], others, np.delete(double[1], index), *double[2:]))[0])
+    limits = Reference.fit(taught, targets, blobs(40, seed=3)[0], layer).limits.numpy()
+    expected = np.quantile(looks, KEEP) / np.quantile(kinds, KEEP)
+    assert limits[0] / limits[1] == pytest.approx(expected, rel=0.02)
+
+
 def test_an_identical_photo_is_nothing_new(layer):
     photo, _ = blobs(1)
     reference = Reference.fit(photo.repeat(12, 1), torch.zeros(12), blobs(40, seed=3)[0], layer)

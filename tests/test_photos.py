@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 
 from bears import containers, photos
 from bears.classifier import Classifier
-from bears.photos import PhotoError, open_photo, remarks
+from bears.photos import HEIC, PhotoError, open_photo, remarks
 
 CLASSIFIER = Classifier.load(ROOT / "export.pkl")
 FORMATS = ["JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF"]
@@ -90,6 +90,18 @@ def test_a_picture_passed_in_is_left_as_it_was():
     assert open_photo(picture).size != picture.size
     assert picture.size == (2000, 1500)
     assert picture.getexif()[0x0112] == 6
+
+
+@pytest.mark.skipif(not HEIC, reason="needs pillow-heif")
+def test_of_a_heic_only_the_photo_is_read(monkeypatch):
+    """Thumbnails, depth and other pictures in it would be more that a stranger's bytes can reach."""
+    import pillow_heif
+
+    content = encode(draw_bear(256), "HEIF", thumbnails=[64])
+    assert Image.open(io.BytesIO(content)).info["thumbnails"] == []
+    assert not pillow_heif.options.DEPTH_IMAGES and not pillow_heif.options.AUX_IMAGES
+    monkeypatch.setattr(pillow_heif.options, "THUMBNAILS", True)
+    assert Image.open(io.BytesIO(content)).info["thumbnails"] == [64], "there is one in this file"
 
 
 @pytest.mark.parametrize("orientation", STORED)

@@ -14,6 +14,7 @@ from browsing import ANSWER, Link, Visitor, file, needs, serve
 from conftest import ROOT, draw_bear, encode
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from playwright.sync_api import expect
 
 from bears.photos import MAX_BYTES, open_photo
@@ -405,6 +406,18 @@ def test_what_is_dragged_within_the_page_is_not_dropped_onto_it(visitor):
     time.sleep(1)
     expect(visitor.page.get_by_text(NOTES["address"])).to_have_count(0)
     visitor.reads(ANSWER)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "AVIF"])
+def test_what_moves_is_not_made_smaller_so_that_the_page_can_say_that_it_moves(browser, url, format):
+    """A browser's canvas would make a still picture of it, and nobody would know."""
+    frames = [Image.effect_noise((1200, 1200), 60 + frame).convert("RGB") for frame in range(2)]
+    content = encode(frames[0], format, save_all=True, append_images=frames[1:])
+    assert len(content) > 300_000, "smaller ones are sent as they are"
+    visitor = Visitor(browser, url)
+    visitor.chooses(file(content, f"moving.{format.lower()}", f"image/{format.lower()}"))
+    expect(visitor.rows.first).to_contain_text("Moving; only its first picture counts.")
+    visitor.leaves()
 
 
 def test_where_there_is_no_classifier_a_dropped_photo_does_not_take_the_place_of_the_page(browser, project, tmp_path):
