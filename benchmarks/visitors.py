@@ -19,16 +19,16 @@ ANSWER = re.compile(r"Prediction: [^\"]*|This does not look like anything[^\"]*"
 class Kernel:
     """The kernel of one page, over the websocket that its script would open."""
 
-    def __init__(self, connection, leaving: str):
-        self.connection, self.session = connection, uuid.uuid4().hex
-        self._leaving = leaving  # the address to which a page says that it is closed
+    def __init__(self, connection, url: str, kernel_id: str):
+        self.connection, self.id, self.session = connection, kernel_id, uuid.uuid4().hex
+        self._leaving = f"{url}voila/api/shutdown/{kernel_id}"  # to which a page says that it is closed
 
     @classmethod
     async def connect(cls, url: str, kernel_id: str) -> "Kernel":
         address = url.replace("http", "ws", 1) + f"api/kernels/{kernel_id}/channels"
         request = HTTPRequest(address, request_timeout=300, connect_timeout=300)
         connection = await websocket_connect(request, subprotocols=[PROTOCOL], max_message_size=2**28)
-        return cls(connection, f"{url}voila/api/shutdown/{kernel_id}")
+        return cls(connection, url, kernel_id)
 
     async def close(self) -> None:
         """Leave, as a page does that is closed."""
@@ -42,7 +42,7 @@ class Kernel:
         while await self.connection.read_message() is not None:  # until the server has heard of it
             pass
 
-    async def send(self, kind: str, content: dict, metadata=None, buffers=()) -> str:
+    async def send(self, kind: str, content: dict, metadata=None, buffers=(), channel="shell") -> str:
         message_id = uuid.uuid4().hex
         header = {
             "msg_id": message_id,
@@ -53,17 +53,21 @@ class Kernel:
             "version": "5.2",
         }
         parts = [json.dumps(part).encode() for part in (header, {}, metadata or {}, content)]
-        packed = serialize_msg_to_ws_v1([*parts, *buffers], "shell")
+        packed = serialize_msg_to_ws_v1([*parts, *buffers], channel)
         await self.connection.write_message(packed, binary=True)
         return message_id
 
     async def receive(self) -> tuple[str, dict]:
         """Type and content of the next message."""
+        return (await self.receive_with_parent())[:2]
+
+    async def receive_with_parent(self) -> tuple[str, dict, dict]:
+        """The same, and the header of the message that it answers."""
         message = await self.connection.read_message()
         if message is None:
             raise ConnectionError("the server closed the connection")
-        _, (header, _, _, content, *_) = deserialize_msg_from_ws_v1(message)
-        return json.loads(header)["msg_type"], json.loads(content)
+        _, (header, parent, _, content, *_) = deserialize_msg_from_ws_v1(message)
+        return json.loads(header)["msg_type"], json.loads(content), json.loads(parent)
 
     async def widgets(self) -> dict[str, dict]:
         """The state of every widget, by its ID."""

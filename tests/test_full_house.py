@@ -4,6 +4,7 @@ import asyncio
 import re
 import shutil
 import socket
+import sys
 import time
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ import nbformat
 import pytest
 import requests
 from browsing import ANSWER, serve
-from conftest import draw_bear, encode
+from conftest import draw_bear, encode, run_python
 from playwright.sync_api import expect
 from test_crowd import kernels
 from visitors import classify_voila, open_voila
@@ -131,13 +132,27 @@ def test_pages_that_were_prepared_are_replaced_when_they_are_not_what_they_would
 # How many that is
 
 
-def test_the_default_is_what_the_memory_has_room_for():
-    room = capacity.FIRST + 10 * capacity.FURTHER + capacity.PHOTO
-    assert capacity.pages(room) == 11
-    assert capacity.pages(room - 1) == 10
-    assert capacity.pages(2**20) == 1, "somebody has to be served"
-    assert capacity.pages(float("inf")) > 1000
-    assert capacity.pages() == capacity.pages(total())
+def test_the_default_is_what_memory_and_open_files_have_room_for():
+    memory = capacity.FIRST + 10 * capacity.FURTHER + capacity.PHOTO
+    files = capacity.OWN_FILES + 20 * capacity.FILES
+    assert capacity.pages(memory, files) == 11
+    assert capacity.pages(memory - 1, files) == 10
+    assert capacity.pages(2 * memory, files) == 21
+    assert capacity.pages(2**20, 100) == 1, "somebody has to be served"
+    assert capacity.pages(float("inf"), float("inf")) > 1000
+    assert capacity.pages() == capacity.pages(total(), capacity.open_files())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+def test_as_many_files_may_be_open_as_can_be_had():
+    """Many systems begin with 1,024, which are gone with the seventieth visitor."""
+    code = """
+import resource
+from bears.serving.capacity import open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1024))
+print(int(open_files()), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    assert run_python(code) == "1024 1024 1024\n"
 
 
 # With a browser, whose event loop would be in the way of the others

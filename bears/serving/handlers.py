@@ -7,6 +7,7 @@ a null byte or a line break in it, that ends in an error of the server's own (50
 from random import uniform
 
 import voila.app
+from tornado.httpserver import HTTPServer
 from tornado.web import HTTPError
 
 from bears.serving.capacity import Full
@@ -55,3 +56,7 @@ class PageHandler(voila.app.TornadoVoilaHandler):
 
 # Of these Voilà makes its table of addresses when it starts; there is no setting for it.
 voila.app.TemplateStaticFileHandler, voila.app.TornadoVoilaHandler = TemplateFileHandler, PageHandler
+
+# Nor for what it hears. Photos come over WebSockets, and nothing that is posted is longer than its address. Tornado
+# would keep 100 MB of each connection, and one that says nothing for an hour.
+HTTPServer.configure(HTTPServer, max_body_size=1 << 16, body_timeout=60, idle_connection_timeout=60)
