@@ -14,7 +14,7 @@ from browsing import ANSWER, STRANGER, serve
 from conftest import draw_bear, encode
 from PIL import Image
 from sklearn.datasets import load_sample_image
-from visitors import visit_voila
+from visitors import classify_voila, open_voila, visit_voila
 
 BEAR = encode(draw_bear(), "JPEG")
 TEMPLE = encode(Image.fromarray(load_sample_image("china.jpg")), "JPEG")
@@ -41,8 +41,30 @@ def test_ten_at_once_each_get_their_own_answer_from_forked_kernels(url, project)
         assert re.match(expected, answer)
     assert running >= 10
     log = (project / "server.log").read_text()
-    assert "started as usual" not in log and "threads run" not in log
+    assert "started as usual" not in log
+    assert "filled with 2 kernel(s)" in log and "Using pre-heated kernel" in log
     assert any(time.sleep(0.1) or len(kernels(project)) <= before + 2 for _ in range(100)), "two are kept ready"
+
+
+def test_a_visitor_takes_little_memory_before_the_answer_and_after(project, tmp_path):
+    """Of its own, beside the process that it was forked from: as multiples, since machines and versions differ."""
+    folder = shutil.copytree(project, tmp_path / "project")
+    photo = encode(draw_bear().resize((4000, 4000)), "PNG")  # 48 MB, decoded
+
+    async def visit(url):
+        visitor = await open_voila(url)
+        assert any(time.sleep(0.1) or len(kernels(folder)) == 3 for _ in range(300)), "two are kept ready"
+        fresh = [process.memory_full_info().uss for process in kernels(folder)]
+        shared = kernels(folder)[0].parent().memory_info().rss
+        assert re.match(ANSWER, await classify_voila(visitor, photo))
+        answered = max(process.memory_full_info().uss for process in kernels(folder))
+        await visitor.close()
+        return fresh, answered, shared
+
+    with serve(folder) as url:
+        fresh, answered, shared = asyncio.run(visit(url))
+    assert max(fresh) < shared / 20
+    assert answered < 2 * max(fresh)
 
 
 def test_what_a_kernel_says_late_is_on_the_page_all_the_same(project, tmp_path):

@@ -3,16 +3,18 @@
 import asyncio
 import http.client
 import re
+import shutil
 import socket
 import uuid
 from contextlib import ExitStack, contextmanager
 from itertools import product
 from urllib.parse import urlsplit
 
+import nbformat
 import psutil
 import pytest
 import requests
-from browsing import ANSWER
+from browsing import ANSWER, serve
 from conftest import draw_bear, encode
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClosedError, websocket_connect
@@ -93,6 +95,17 @@ def test_what_the_page_needs_is_found(url):
 @pytest.mark.parametrize("path", ["training.ipynb", "voila/render/training.ipynb", "app.ipynb", "export.pkl", "tree"])
 def test_other_notebooks_and_files_are_not_given_away(url, path):
     assert requests.get(f"{url}{path}", timeout=60).status_code in (403, 404)
+
+
+def test_where_the_page_fails_a_visitor_sees_none_of_its_insides(project, tmp_path):
+    folder = shutil.copytree(project, tmp_path / "project")
+    notebook = nbformat.read(folder / "app.ipynb", as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("secret = 'honey'; 1 / 0"))
+    nbformat.write(notebook, folder / "app.ipynb")
+    with serve(folder, "--VoilaConfiguration.preheat_kernel=False") as url:
+        page = requests.get(url, timeout=60).text
+    assert 'id="rendered_cells"' in page
+    assert not [word for word in ("honey", "ZeroDivisionError", "Traceback", str(folder)) if word in page]
 
 
 # Kernels

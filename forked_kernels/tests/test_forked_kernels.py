@@ -150,6 +150,13 @@ def test_what_was_imported_before_is_there_and_shared(spec, start, module):
     assert memory(kernel.pid, "Rss") > 100 > 2 * memory(kernel.pid)
 
 
+def test_nothing_is_collected_while_it_imports_and_everything_in_the_kernel(spec, start, module):
+    """Collections take a seventh of the time that a large library needs, and there is nothing to collect."""
+    kernel = start(spec(preload=["looking"], server_env=module("looking", "import gc\ncollects = gc.isenabled()")))
+    assert not kernel("__import__('looking').collects")
+    assert kernel("__import__('gc').isenabled()") and kernel("__import__('gc').get_freeze_count()") > 10_000
+
+
 def test_kernels_do_not_see_each_other(spec, start, module):
     specs = spec(preload=["common"], server_env=module("common", "visitors = []"))
     one, other = start(specs), start(specs)
