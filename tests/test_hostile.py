@@ -169,6 +169,34 @@ def test_another_origin_gets_no_connection(url):
     assert status in (403, 404) and re.match(ANSWER, answer)
 
 
+@pytest.mark.parametrize("stranger", [{}, {"visitor": "x" * 22}], ids=["without a cookie", "with one of their own"])
+def test_a_kernel_is_only_for_who_got_it(url, stranger):
+    """Even if its address has been seen, in a proxy's log for example."""
+    mine = requests.Session()
+    kernel = re.search(r'"kernelId": ?"([^"]+)"', mine.get(url, timeout=60).text)[1]
+    (cookie,) = [cookie for cookie in mine.cookies if cookie.name == "visitor"]
+    assert cookie.has_nonstandard_attr("HttpOnly") and len(cookie.value) > 20
+    api, leaving = f"{url}api/kernels/{kernel}", f"{url}voila/api/shutdown/{kernel}"
+
+    async def connect(cookies):
+        headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+        request = HTTPRequest(f"{api.replace('http', 'ws', 1)}/channels", headers=headers)
+        connection = await websocket_connect(request, subprotocols=[PROTOCOL])
+        connection.close()
+        while await connection.read_message() is not None:
+            pass
+
+    asyncio.run(connect(dict(mine.cookies)))
+    with pytest.raises(HTTPClientError, match="403"):
+        asyncio.run(connect(stranger))
+    assert requests.get(api, cookies=stranger, timeout=60).status_code == 403
+    assert requests.delete(api, cookies=stranger, timeout=60).status_code == 403
+    assert requests.post(leaving, cookies=stranger, timeout=60).status_code == 403
+    asyncio.run(connect(dict(mine.cookies)))
+    assert mine.get(api, timeout=60).status_code == 200
+    assert mine.post(leaving, timeout=60).status_code == 204
+
+
 @pytest.mark.parametrize("kernel", [str(uuid.uuid4()), "../kernels", "x"])
 def test_a_kernel_that_is_not_there_is_not_found(url, kernel):
     assert requests.get(f"{url}api/kernels/{kernel}", timeout=60).status_code in (403, 404)

@@ -1,16 +1,20 @@
-"""What Voilà answers where a visitor gets no page: nothing is there (404), or the house is full (503).
+"""What Voilà answers where a visitor gets no page: nothing is there (404), it is another's (403), or it is full (503).
 
 Voilà takes the address of a template's file apart without a look at it, and puts any other into a redirect. With `..`,
 a null byte or a line break in it, that ends in an error of the server's own (500), and a page of traceback in its log.
 """
 
+import secrets
 from random import uniform
 
 import voila.app
+from jupyter_core.utils import ensure_async
 from tornado.httpserver import HTTPServer
 from tornado.web import HTTPError
 
 from bears.serving.capacity import Full
+
+VISITOR = "visitor"  # the cookie by which a browser is known again
 
 
 class TemplateFileHandler(voila.app.TemplateStaticFileHandler):
@@ -21,12 +25,38 @@ class TemplateFileHandler(voila.app.TemplateStaticFileHandler):
             raise HTTPError(404) from None
 
 
+class ForItsVisitor:
+    """Of a kernel. Its address is a secret of the page; where the browser keeps cookies, it alone is not enough."""
+
+    async def prepare(self) -> None:
+        await ensure_async(super().prepare())
+        kernel_id = self.path_kwargs.get("kernel_id") or self.path_args[0]
+        if not self.kernel_manager.admits(self.get_cookie(VISITOR), kernel_id):
+            raise HTTPError(403)
+
+
+class ChannelsHandler(ForItsVisitor, voila.app.VoilaKernelWebsocketHandler):
+    pass
+
+
+class KernelHandler(ForItsVisitor, voila.app.KernelHandler):
+    pass
+
+
+class ShutdownHandler(ForItsVisitor, voila.app.VoilaShutdownKernelHandler):
+    pass
+
+
 class PageHandler(voila.app.TornadoVoilaHandler):
     _left = False  # the visitor has, before the page was made
 
     async def get(self, path: str | None = None) -> None:
         if self.notebook_path and path:  # it is a file that is asked for, and takes no room
             return await super().get(path)
+        if not self.get_cookie(VISITOR):
+            https = self.request.protocol == "https"
+            name = secrets.token_urlsafe(16)
+            self.set_cookie(VISITOR, name, path=self.base_url, httponly=True, samesite="Lax", secure=https)
         manager = self.kernel_manager
         try:
             with manager.page() as opening:
@@ -56,6 +86,8 @@ class PageHandler(voila.app.TornadoVoilaHandler):
 
 # Of these Voilà makes its table of addresses when it starts; there is no setting for it.
 voila.app.TemplateStaticFileHandler, voila.app.TornadoVoilaHandler = TemplateFileHandler, PageHandler
+voila.app.VoilaKernelWebsocketHandler, voila.app.KernelHandler = ChannelsHandler, KernelHandler
+voila.app.VoilaShutdownKernelHandler = ShutdownHandler
 
 # Nor for what it hears. Photos come over WebSockets, and nothing that is posted is longer than its address. Tornado
 # would keep 100 MB of each connection, and one that says nothing for an hour.

@@ -49,6 +49,7 @@ class OneKernelManager(ServerKernelManager):
     made_of: tuple | None = None  # what its page shows, and its process
     given: datetime | None = None  # when its page was last given to a visitor; None: it is prepared
     opened = False  # by a browser, at least once
+    visitor: str | None = None  # whose it is; empty: of one without cookies; None: nobody has come yet
     takes = 1.0  # of the room
 
     @default("transport")
@@ -132,6 +133,17 @@ class VisitorKernelManager(AsyncMappingKernelManager):
         kernel.given = kernel.last_activity = datetime.now(UTC)
         if opening := _here.get():
             opening.kernel_id = kernel_id
+
+    def admits(self, visitor: str | None, kernel_id: str) -> bool:
+        """Whether a kernel is this visitor's; it is the first one's who comes.
+
+        Without a cookie it is whose address it has. Some browsers send none, and none do from a frame in another site.
+        """
+        if (kernel := self._kernels.get(kernel_id)) is None:
+            return True  # that it is not there others say
+        if kernel.visitor is None:
+            kernel.visitor = visitor or ""
+        return kernel.visitor in ("", visitor)
 
     def is_as_prepared(self, kernel_id: str) -> bool:
         """Whether it shows what would be shown now: nothing that it is made of is new, and it has not died since."""
