@@ -13,7 +13,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import websocket_connect
 
 PROTOCOL = "v1.kernel.websocket.jupyter.org"
-ANSWER = re.compile(r"Prediction: [^\"]*|This does not look like anything[^\"]*")
+SENTENCE = re.compile(r"(Prediction: |This (does not look like anything|file|picture|is a camera)|Something)[^\"]*")
 
 
 class Kernel:
@@ -82,18 +82,22 @@ class Kernel:
 
 
 async def open_voila(url: str) -> Kernel:
-    """Open the page, and wait where there is no room for it, as a browser does."""
+    """Open the page; where it asks to come again, because it is full for example, come again, as a browser does."""
     with contextlib.closing(AsyncHTTPClient(force_instance=True)) as http:
-        while (reply := await http.fetch(url, request_timeout=300, connect_timeout=300, raise_error=False)).code == 503:
-            await asyncio.sleep(float(reply.headers["Retry-After"]))
+        while True:
+            reply = await http.fetch(url, request_timeout=300, connect_timeout=300, raise_error=False)
+            if not (again := re.search(rb'http-equiv="refresh" content="(\d+)"', reply.body or b"")):
+                break
+            await asyncio.sleep(int(again[1]))
     reply.rethrow()
     kernel_id = re.search(r'"kernelId": ?"([^"]+)"', reply.body.decode())[1]
     return await Kernel.connect(url, kernel_id)
 
 
 async def classify_voila(kernel: Kernel, photo: bytes) -> str:
-    """Hand over a photo, click Classify and return the answer."""
-    widgets = await kernel.widgets()
+    """Hand over a photo, click Classify and return the answer, or why there is none."""
+    if not (widgets := await kernel.widgets()):
+        raise RuntimeError("the kernel was started anew")
     (upload,) = [id for id, state in widgets.items() if state["_model_name"] == "FileUploadModel"]
     (button,) = [id for id, state in widgets.items() if state.get("description") == "Classify"]
     file = {"name": "bear.jpg", "type": "image/jpeg", "size": len(photo), "last_modified": 0}
@@ -104,7 +108,9 @@ async def classify_voila(kernel: Kernel, photo: bytes) -> str:
         kind, content = await kernel.receive()
         if kind == "error":
             raise RuntimeError(content["evalue"])
-        if kind.startswith("comm_") and (answer := ANSWER.search(json.dumps(content.get("data", {})))):
+        if kind == "status" and content["execution_state"] in ("restarting", "autorestarting", "dead"):
+            raise RuntimeError("the kernel has died")
+        if kind.startswith("comm_") and (answer := SENTENCE.search(json.dumps(content.get("data", {})))):
             return answer[0]
 
 

@@ -29,7 +29,7 @@ def house(project, tmp_path_factory):
     """A copy of the project that is served to three at once, and its address."""
     folder = shutil.copytree(project, tmp_path_factory.mktemp("house") / "project")
     options = f"--VisitorKernelManager.most_pages={LIMIT}", "--VisitorKernelManager.retry_after=1"
-    with serve(folder, *options, "--VisitorKernelManager.connect_within=15") as url:
+    with serve(folder, *options, "--VisitorKernelManager.connect_within=5") as url:
         yield folder, url
 
 
@@ -69,7 +69,7 @@ def test_all_are_served_and_never_more_at_once_than_may_be(house):
         return answers
 
     async def all_at_once():
-        return await asyncio.gather(*(visit() for _ in range(LIMIT + 7)))
+        return await asyncio.gather(*(visit() for _ in range(LIMIT + 4)))
 
     answers = asyncio.run(all_at_once())
     assert all(re.match(ANSWER, answer) for pair in answers for answer in pair)
@@ -88,6 +88,34 @@ def test_a_visitor_who_goes_before_the_page_is_there_leaves_no_kernel(project, t
             connection.sendall(f"GET / HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
             assert soon(lambda: kernels(folder))
         assert soon(lambda: not kernels(folder)), "before it has waited for a browser for a minute"
+
+
+def test_a_page_whose_kernel_dies_before_it_is_there_says_so_and_tries_again(project, tmp_path, monkeypatch):
+    folder = shutil.copytree(project, tmp_path / "project")
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "die.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    with serve(folder, "--VoilaConfiguration.preheat_kernel=False") as url:
+        page = requests.get(url, timeout=60).text
+        assert page.count("<html") == page.count("Something went wrong while this page was made") == 1
+        assert 'http-equiv="refresh"' in page and "Traceback" not in page
+        assert soon(lambda: not kernels(folder)), "none is started in its place, where there is no page"
+
+
+def test_a_page_that_cannot_be_begun_says_so_and_tries_again(project, tmp_path, monkeypatch):
+    folder = shutil.copytree(project, tmp_path / "project")
+    spec = tmp_path / "jupyter" / "kernels" / "broken"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text('{"argv": ["/nowhere/python"], "display_name": "Broken", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    notebook = nbformat.read(folder / "app.ipynb", as_version=4)
+    notebook.metadata.kernelspec.name = "broken"
+    nbformat.write(notebook, folder / "app.ipynb")
+    with serve(folder, "--VoilaConfiguration.preheat_kernel=False") as url:
+        page = requests.get(url, timeout=60)
+    assert page.status_code == 500 and int(page.headers["Retry-After"]) >= 1
+    assert "Something went wrong while this page was made" in page.text and "Traceback" not in page.text
 
 
 def test_a_file_that_is_asked_for_takes_no_room(house):

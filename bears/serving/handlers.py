@@ -10,11 +10,19 @@ from random import uniform
 import voila.app
 from jupyter_core.utils import ensure_async
 from tornado.httpserver import HTTPServer
-from tornado.web import HTTPError
+from tornado.web import HTTPError, authenticated
 
 from bears.serving.capacity import Full
 
 VISITOR = "visitor"  # the cookie by which a browser is known again
+
+# Title and sentence of what a visitor reads instead of the page
+FULL = (
+    "Full house",
+    "As many visitors are here as there is room for. This page tries again by itself, every few seconds, and lets you "
+    "in as soon as somebody leaves.",
+)
+FAILED = ("Not yet", "Something went wrong while this page was made. It tries again by itself in a few seconds.")
 
 
 class TemplateFileHandler(voila.app.TemplateStaticFileHandler):
@@ -36,7 +44,9 @@ class ForItsVisitor:
 
 
 class ChannelsHandler(ForItsVisitor, voila.app.VoilaKernelWebsocketHandler):
-    pass
+    def write_error(self, status_code: int, **_) -> None:
+        """Without the page of Jupyter's for it, which fails in Voilà; nobody would see it."""
+        self.finish()
 
 
 class KernelHandler(ForItsVisitor, voila.app.KernelHandler):
@@ -50,6 +60,7 @@ class ShutdownHandler(ForItsVisitor, voila.app.VoilaShutdownKernelHandler):
 class PageHandler(voila.app.TornadoVoilaHandler):
     _left = False  # the visitor has, before the page was made
 
+    @authenticated
     async def get(self, path: str | None = None) -> None:
         if self.notebook_path and path:  # it is a file that is asked for, and takes no room
             return await super().get(path)
@@ -60,12 +71,22 @@ class PageHandler(voila.app.TornadoVoilaHandler):
         manager = self.kernel_manager
         try:
             with manager.page() as opening:
-                await super().get(path)
+                async for html in self.get_generator(path):
+                    self.write(html)
+                    self.flush()
+                    if opening.kernel_id and opening.kernel_id not in manager:  # Voilà would wait for it for ever
+                        raise RuntimeError("its kernel has died")
         except Full:
-            self._ask_to_come_again(manager.retry_after)
+            self._ask_to_come_again(503, *FULL)
+        except HTTPError:
+            raise
+        except Exception:  # its kernel has died, the notebook is not what it was, or anything else
+            self.log.exception("A page could not be made")
+            await manager.end(opening.kernel_id)
+            self._ask_to_come_again(500, *FAILED)
         else:
-            if self._left and opening.kernel_id in manager:
-                await manager.shutdown_kernel(opening.kernel_id, now=True)
+            if self._left:
+                await manager.end(opening.kernel_id)
 
     def on_connection_close(self) -> None:
         self._left = True
@@ -76,12 +97,16 @@ class PageHandler(voila.app.TornadoVoilaHandler):
             raise HTTPError(404)
         super().redirect_to_file(path)
 
-    def _ask_to_come_again(self, after: float) -> None:
-        seconds = max(1, round(after * uniform(0.5, 1.5)))  # or all who wait would come at the same moment
-        self.set_status(503)
-        self.set_header("Retry-After", str(seconds))
-        self.set_header("Cache-Control", "no-store")
-        self.finish(self.get_template("full.html.j2").render(seconds=seconds))
+    def _ask_to_come_again(self, status: int, title: str, sentence: str) -> None:
+        seconds = max(1, round(self.kernel_manager.retry_after * uniform(0.5, 1.5)))  # not all who wait at once
+        again = {"title": title, "sentence": sentence, "seconds": seconds}
+        if self._headers_written:  # it was half there; what follows is within it
+            again |= {"title": ""}
+        else:
+            self.set_status(status)
+            self.set_header("Retry-After", str(seconds))
+            self.set_header("Cache-Control", "no-store")
+        self.finish(self.get_template("again.html.j2").render(again))
 
 
 # Of these Voilà makes its table of addresses when it starts; there is no setting for it.

@@ -46,7 +46,7 @@ class OneKernelManager(ServerKernelManager):
     """
 
     # What `VisitorKernelManager` knows of it
-    made_of: tuple | None = None  # what its page shows, and its process
+    made_of: tuple | None = None  # what its page shows, and its process; None: it is being started
     given: datetime | None = None  # when its page was last given to a visitor; None: it is prepared
     opened = False  # by a browser, at least once
     visitor: str | None = None  # whose it is; empty: of one without cookies; None: nobody has come yet
@@ -155,16 +155,28 @@ class VisitorKernelManager(AsyncMappingKernelManager):
 
     # When a kernel may be ended
 
+    async def end(self, kernel_id: str | None) -> None:
+        """At once, if it has not ended yet."""
+        if kernel_id in self:
+            await self.shutdown_kernel(kernel_id, now=True)
+
     async def cull_kernel_if_idle(self, kernel_id: str) -> None:
-        kernel = self._kernels[kernel_id]
+        kernel = self._kernels.get(kernel_id)  # it may have ended while others were looked at
+        if kernel is None or not kernel.made_of:  # it does not run yet
+            return
         if any(opening.kernel_id == kernel_id for opening in self._opening):
             return
         if kernel.given and not kernel.opened:
             if (datetime.now(UTC) - kernel.given).total_seconds() > self.connect_within:
                 self.log.info("Nobody has opened the page of kernel %s", kernel_id)
-                await self.shutdown_kernel(kernel_id, now=True)
+                await self.end(kernel_id)
             return
         await super().cull_kernel_if_idle(kernel_id)
+
+    def _handle_kernel_died(self, kernel_id: str) -> None:
+        """Tidy up after it. Jupyter would start it anew (voila.json says not to), without what the page talks to."""
+        self.log.warning("Kernel %s has died", kernel_id)
+        asyncio.ensure_future(self.end(kernel_id))
 
     def notify_connect(self, kernel_id: str) -> None:
         super().notify_connect(kernel_id)
@@ -206,8 +218,7 @@ def _for_visitors(base_class, *arguments, **options):
             old = [task for task in pool if task.done() and not self.is_as_prepared(_kernel_of(task))]
             for task in old:
                 pool.remove(task)
-                if (kernel_id := _kernel_of(task)) in self:
-                    asyncio.create_task(self.shutdown_kernel(kernel_id, now=True))
+                asyncio.ensure_future(self.end(_kernel_of(task)))
             if old:
                 self.fill_if_needed(delay=0, notebook_name=notebook_name)
             return super().get_pool_size(notebook_name)
