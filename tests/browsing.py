@@ -13,12 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import machine
 import pytest
+import requests
 from conftest import ROOT, draw_bear, encode
 from machine import free_port
 from playwright.sync_api import Browser, Locator, expect, sync_playwright
@@ -238,8 +238,15 @@ class Visitor:
     def screenshot(self, path: Path):
         self.page.screenshot(path=path)
 
+    def asks(self) -> requests.Session:
+        """For requests with this visitor's cookies, when they have left, too."""
+        session = requests.Session()
+        for cookie in self.page.context.cookies(self.page.url):
+            session.cookies.set(cookie["name"], cookie["value"])
+        return session
+
     def loses_its_kernel(self):
-        urllib.request.urlopen(f"{self.page.url}voila/api/shutdown/{self.kernel}", data=b"")
+        assert self.asks().post(f"{self.page.url}voila/api/shutdown/{self.kernel}", timeout=60).ok
         self.page.evaluate("window.dispatchEvent(new Event('online'))")  # it looks at once
 
     def leaves(self):

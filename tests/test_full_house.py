@@ -96,7 +96,8 @@ def test_a_page_whose_kernel_dies_before_it_is_there_says_so_and_tries_again(pro
     startup.mkdir(parents=True)
     (startup / "die.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    with serve(folder, "--VoilaConfiguration.preheat_kernel=False") as url:
+    often = "--VoilaConfiguration.http_keep_alive_timeout=1"  # how often it is looked at
+    with serve(folder, "--VoilaConfiguration.preheat_kernel=False", often) as url:
         page = requests.get(url, timeout=60).text
         assert page.count("<html") == page.count("Something went wrong while this page was made") == 1
         assert 'http-equiv="refresh"' in page and "Traceback" not in page

@@ -579,10 +579,10 @@ def test_in_a_frame_of_a_site_that_voila_json_allows_all_works(browser, project,
 
 def test_the_kernel_ends_with_its_page(browser, url):
     visitor = Visitor(browser, url)
-    alive = f"{url}api/kernels/{visitor.kernel}"
-    assert requests.get(alive, timeout=60).status_code == 200
+    alive, ask = f"{url}api/kernels/{visitor.kernel}", visitor.asks()
+    assert ask.get(alive, timeout=60).status_code == 200
     visitor.leaves()
-    assert any(time.sleep(0.1) or requests.get(alive, timeout=60).status_code == 404 for _ in range(100))
+    assert any(time.sleep(0.1) or ask.get(alive, timeout=60).status_code == 404 for _ in range(100))
 
 
 def test_the_kernel_of_a_page_that_was_lost_is_culled_and_the_preheated_one_is_not(browser, project, tmp_path):
@@ -590,12 +590,12 @@ def test_the_kernel_of_a_page_that_was_lost_is_culled_and_the_preheated_one_is_n
     impatient = ["--MappingKernelManager.cull_idle_timeout=3", "--MappingKernelManager.cull_interval=1"]
     with serve(folder, *impatient) as url:
         visitor = Visitor(browser, url, blocked="**/voila/api/shutdown/*")
-        alive = f"{url}api/kernels/{visitor.kernel}"
+        alive, ask = f"{url}api/kernels/{visitor.kernel}", visitor.asks()
         time.sleep(8)
-        assert requests.get(alive, timeout=60).status_code == 200, "a page that is open keeps its kernel"
+        assert ask.get(alive, timeout=60).status_code == 200, "a page that is open keeps its kernel"
         visitor.leaves()
         for _ in range(60):
-            if requests.get(alive, timeout=60).status_code == 404:
+            if ask.get(alive, timeout=60).status_code == 404:
                 break
             time.sleep(1)
         else:

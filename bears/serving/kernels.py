@@ -46,7 +46,7 @@ class OneKernelManager(ServerKernelManager):
     """
 
     # What `VisitorKernelManager` knows of it
-    made_of: tuple | None = None  # what its page shows, and its process; None: it is being started
+    made_of: list | None = None  # what its page shows; None: it is being started
     given: datetime | None = None  # when its page was last given to a visitor; None: it is prepared
     opened = False  # by a browser, at least once
     visitor: str | None = None  # whose it is; empty: of one without cookies; None: nobody has come yet
@@ -102,7 +102,7 @@ class VisitorKernelManager(AsyncMappingKernelManager):
         files = _stamps()
         kernel_id = await super().start_kernel(**options)
         kernel = self._kernels[kernel_id]
-        kernel.made_of = files, kernel.provisioner.pid
+        kernel.made_of = files
         forked = self.most_pages or isinstance(kernel.provisioner.process, ForkedProcess)
         self._next = kernel.takes = 1.0 if forked else capacity.ORDINARY / capacity.FURTHER
         return kernel_id
@@ -150,8 +150,8 @@ class VisitorKernelManager(AsyncMappingKernelManager):
         if kernel_id not in self:
             return False
         kernel = self._kernels[kernel_id]
-        process = kernel.provisioner.process  # a kernel that died is restarted by Jupyter, without its page
-        return process and process.poll() is None and kernel.made_of == (_stamps(), kernel.provisioner.pid)
+        process = kernel.provisioner.process  # that it has died is noticed every three seconds only
+        return process and process.poll() is None and kernel.made_of == _stamps()
 
     # When a kernel may be ended
 
