@@ -85,7 +85,7 @@ def test_there_is_room_until_all_is_taken_and_again_when_a_page_fails_or_a_kerne
 
 
 def test_a_kernel_that_is_not_forked_takes_the_room_of_many(monkeypatch):
-    monkeypatch.setattr(capacity, "pages", lambda: 10)
+    monkeypatch.setattr(capacity, "pages", lambda **_: 10)
 
     async def visit(manager, kernel_id, kernel):
         with manager.page():

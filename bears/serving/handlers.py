@@ -8,6 +8,7 @@ import secrets
 from random import uniform
 
 import voila.app
+from jinja2 import TemplateNotFound
 from jupyter_core.utils import ensure_async
 from tornado.httpserver import HTTPServer
 from tornado.web import HTTPError, authenticated
@@ -38,12 +39,38 @@ class ForItsVisitor:
 
     async def prepare(self) -> None:
         await ensure_async(super().prepare())
-        kernel_id = self.path_kwargs.get("kernel_id") or self.path_args[0]
-        if not self.kernel_manager.admits(self.get_cookie(VISITOR), kernel_id):
+        self.its_kernel = self.path_kwargs.get("kernel_id") or self.path_args[0]
+        if not self.kernel_manager.admits(self.get_cookie(VISITOR), self.its_kernel):
             raise HTTPError(403)
 
 
 class ChannelsHandler(ForItsVisitor, voila.app.VoilaKernelWebsocketHandler):
+    _opened = _counted = False
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        if not self._finished and not self.kernel_manager.connects(self.its_kernel):
+            raise HTTPError(429)
+        self._counted = True
+
+    async def open(self, kernel_id: str) -> None:
+        self._opened = True
+        await super().open(kernel_id)
+
+    def on_close(self) -> None:
+        self._uncount()
+        if self._opened:  # or Jupyter would count down what it has not counted up, and never end the kernel
+            super().on_close()
+
+    def on_finish(self) -> None:  # without having been opened
+        self._uncount()
+        super().on_finish()
+
+    def _uncount(self) -> None:
+        if self._counted:
+            self._counted = False
+            self.kernel_manager.disconnects(self.its_kernel)
+
     def write_error(self, status_code: int, **_) -> None:
         """Without the page of Jupyter's for it, which fails in Voilà; nobody would see it."""
         self.finish()
@@ -74,6 +101,8 @@ class PageHandler(voila.app.TornadoVoilaHandler):
                 async for html in self.get_generator(path):
                     self.write(html)
                     self.flush()
+                    if self._left:
+                        break
                     if opening.kernel_id and opening.kernel_id not in manager:  # Voilà would wait for it for ever
                         raise RuntimeError("its kernel has died")
         except Full:
@@ -106,14 +135,25 @@ class PageHandler(voila.app.TornadoVoilaHandler):
             self.set_status(status)
             self.set_header("Retry-After", str(seconds))
             self.set_header("Cache-Control", "no-store")
-        self.finish(self.get_template("again.html.j2").render(again))
+        try:
+            html = self.get_template("again.html.j2").render(again)
+        except TemplateNotFound:  # Voilà was started with another template
+            html = f'<meta http-equiv="refresh" content="{seconds}"><h1>{title}</h1><p>{sentence}</p>'
+        self.finish(html)
 
 
 # Of these Voilà makes its table of addresses when it starts; there is no setting for it.
 voila.app.TemplateStaticFileHandler, voila.app.TornadoVoilaHandler = TemplateFileHandler, PageHandler
 voila.app.VoilaKernelWebsocketHandler, voila.app.KernelHandler = ChannelsHandler, KernelHandler
 voila.app.VoilaShutdownKernelHandler = ShutdownHandler
+# What was asked for it would keep for each kernel for ever, for notebooks that want to know, and tell whoever asks.
+voila.app.RequestInfoSocketHandler.send_updates = lambda message: None
 
-# Nor for what it hears. Photos come over WebSockets, and nothing that is posted is longer than its address. Tornado
-# would keep 100 MB of each connection, and one that says nothing for an hour.
-HTTPServer.configure(HTTPServer, max_body_size=1 << 16, body_timeout=60, idle_connection_timeout=60)
+
+def limit_what_is_heard() -> None:
+    """For this process, for which there is no setting either.
+
+    Photos come over WebSockets, and nothing that is posted is longer than its address. Tornado would keep 100 MB of
+    each connection, and one that says nothing for an hour.
+    """
+    HTTPServer.configure(HTTPServer, max_body_size=1 << 16, body_timeout=60, idle_connection_timeout=60)

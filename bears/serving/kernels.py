@@ -6,6 +6,7 @@ Named in voila.json; nothing of ours imports it.
 import asyncio
 import os
 import sys
+import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,16 +14,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import voila.app
+import zmq
 from forked_kernels.provisioner import ForkedProcess
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager, ServerKernelManager
 from traitlets import Float, Int, default
 
-import bears.serving.handlers  # noqa: F401  voila.json names this file, so it is here that Voilà comes by
 from bears.files import stamp
 from bears.serving import LARGEST_MESSAGE, capacity
 from bears.serving.capacity import Full
+from bears.serving.handlers import limit_what_is_heard  # voila.json names this file: here Voilà comes by
 
 MADE_OF = ("app.ipynb", "export.pkl", "MODEL_CARD.md")  # what a page that was prepared ahead shows as it was then
+MOST_CONNECTIONS = 8  # to one kernel, each of six sockets
 
 
 @dataclass(eq=False)
@@ -49,6 +52,7 @@ class OneKernelManager(ServerKernelManager):
     made_of: list | None = None  # what its page shows; None: it is being started
     given: datetime | None = None  # when its page was last given to a visitor; None: it is prepared
     opened = False  # by a browser, at least once
+    connections = 0  # of browsers, those that are on their way included
     visitor: str | None = None  # whose it is; empty: of one without cookies; None: nobody has come yet
     takes = 1.0  # of the room
 
@@ -88,8 +92,10 @@ class VisitorKernelManager(AsyncMappingKernelManager):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._opening: set[Opening] = set()  # pages that are being made
-        self._room = self.most_pages or capacity.pages()
-        self._next = 1.0  # how much of the room the next kernel will take, as far as is known
+        files = capacity.open_files()  # however many pages: from now on it is allowed as many as it may ask for
+        self._room = self.most_pages or capacity.pages(files=files)
+        self._next, self._until = 1.0, 0.0  # how much of the room the next kernel will take, and until when that holds
+        self.context.set(zmq.MAX_SOCKETS, self.context.get(zmq.SOCKET_LIMIT))  # 1,023 are 170 pages
 
     @default("kernel_manager_class")
     def _one_kernel_manager(self) -> str:
@@ -105,6 +111,7 @@ class VisitorKernelManager(AsyncMappingKernelManager):
         kernel.made_of = files
         forked = self.most_pages or isinstance(kernel.provisioner.process, ForkedProcess)
         self._next = kernel.takes = 1.0 if forked else capacity.ORDINARY / capacity.FURTHER
+        self._until = time.monotonic() + 60  # or nobody would be let in, and no kernel started that shows otherwise
         return kernel_id
 
     # The room
@@ -112,9 +119,10 @@ class VisitorKernelManager(AsyncMappingKernelManager):
     @contextmanager
     def page(self):
         """While one is made for a visitor; raises `Full` where there is no room for another one."""
+        following = self._next if time.monotonic() < self._until else 1.0
         taken = [kernel.takes for kernel in self._kernels.values() if kernel.given]
-        taken += [self._next for opening in self._opening if not opening.kernel_id]
-        if taken and sum(taken) + self._next > self._room:
+        taken += [following for opening in self._opening if not opening.kernel_id]
+        if taken and sum(taken) + following > self._room:
             raise Full
         opening = Opening()
         token = _here.set(opening)
@@ -178,6 +186,19 @@ class VisitorKernelManager(AsyncMappingKernelManager):
         self.log.warning("Kernel %s has died", kernel_id)
         asyncio.ensure_future(self.end(kernel_id))
 
+    def connects(self, kernel_id: str) -> bool:
+        """Whether one more browser may connect to it; a page needs one, and some to spare while its line is bad."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel and kernel.connections >= MOST_CONNECTIONS:
+            return False
+        if kernel:
+            kernel.connections += 1
+        return True
+
+    def disconnects(self, kernel_id: str) -> None:
+        if kernel := self._kernels.get(kernel_id):
+            kernel.connections -= 1
+
     def notify_connect(self, kernel_id: str) -> None:
         super().notify_connect(kernel_id)
         if kernel_id in self._kernels:
@@ -200,6 +221,7 @@ def _kernel_of(task: asyncio.Task) -> str | None:
 
 def _for_visitors(base_class, *arguments, **options):
     """Voilà's own subclass, which has a pool of prepared pages, and ours of that, which knows who is given one."""
+    limit_what_is_heard()  # here, because a JupyterLab that comes by must keep its own limits
 
     class Manager(_voilas_subclass(base_class, *arguments, **options)):
         async def get_rendered_notebook(self, *arguments, **options):
@@ -212,14 +234,21 @@ def _for_visitors(base_class, *arguments, **options):
             self.give(kernel_id)
             return kernel_id
 
+        async def shutdown_kernel(self, kernel_id: str, *arguments, **options) -> None:
+            for pool in getattr(self, "_pools", {}).values():  # of a page that failed Voilà asks its kernel
+                pool[:] = [task for task in pool if not task.done() or _kernel_of(task)]
+            await super().shutdown_kernel(kernel_id, *arguments, **options)
+
         def get_pool_size(self, notebook_name: str) -> int:
             """Asked before a page is taken from the pool: the moment to put new ones in the place of old ones."""
-            pool = getattr(self, "_pools", {}).get(notebook_name, [])
+            if not hasattr(self, "_pools"):  # preheating is off
+                return super().get_pool_size(notebook_name)
+            pool = self._pools.get(notebook_name, [])
             old = [task for task in pool if task.done() and not self.is_as_prepared(_kernel_of(task))]
             for task in old:
                 pool.remove(task)
                 asyncio.ensure_future(self.end(_kernel_of(task)))
-            if old:
+            if old or not pool:  # it is empty when all of it have died
                 self.fill_if_needed(delay=0, notebook_name=notebook_name)
             return super().get_pool_size(notebook_name)
 

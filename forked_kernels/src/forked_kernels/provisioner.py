@@ -17,7 +17,8 @@ from multiprocessing.reduction import recv_handle
 from jupyter_client.provisioning import LocalProvisioner
 from traitlets import Dict, Float, List, Unicode
 
-SUPPORTED = sys.platform == "linux"  # macOS's own libraries break in forked processes, Windows cannot fork
+# macOS's own libraries break in forked processes, Windows cannot fork, and some of conda's Pythons know no pidfd
+SUPPORTED = sys.platform == "linux" and hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")
 
 
 class ForkError(Exception):
@@ -75,7 +76,7 @@ class ForkedProvisioner(LocalProvisioner):
 
     async def _fork(self, cmd: list[str], cwd=None, env=None, **kwargs) -> "ForkedProcess":
         if not SUPPORTED:
-            raise ForkError(f"{sys.platform} is not supported.")
+            raise ForkError(f"this Python on {sys.platform} is not supported.")
         if unknown := [name for name, value in self._scrub_kwargs(kwargs).items() if value]:
             raise ForkError(f"{', '.join(unknown)} cannot be passed on.")
         if "-m" not in cmd[1:-1]:
