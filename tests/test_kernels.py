@@ -136,3 +136,24 @@ def test_what_is_executed_is_not_written_down(tmp_path):
     started(tmp_path / "kernel", IPYTHONDIR=str(tmp_path / "ipython"))
     assert (tmp_path / "ipython").exists()
     assert not list(tmp_path.rglob("history.sqlite"))
+
+
+def test_to_one_kernel_only_some_browsers_connect_and_who_leaves_makes_room():
+    async def visit(manager, kernel_id, kernel):
+        allowed = [manager.connects(kernel_id) for _ in range(10)]
+        assert allowed == 8 * [True] + 2 * [False]
+        manager.disconnects(kernel_id)
+        assert manager.connects(kernel_id) and not manager.connects(kernel_id)
+
+    with_a_kernel(visit)
+
+
+def test_a_kernel_that_was_not_forked_does_not_close_the_house_for_good(monkeypatch):
+    monkeypatch.setattr(capacity, "pages", lambda **_: 10)
+
+    async def visit(manager, kernel_id, kernel):
+        manager._until = 0  # a minute later; the one that was let in takes one place as far as is known
+        with manager.page(), manager.page():
+            pass
+
+    with_a_kernel(visit)
