@@ -62,8 +62,9 @@ class ChannelsHandler(ForItsVisitor, voila.app.VoilaKernelWebsocketHandler):
         if self._opened:  # or Jupyter would count down what it has not counted up, and never end the kernel
             super().on_close()
 
-    def on_finish(self) -> None:  # without having been opened
-        self._uncount()
+    def on_finish(self) -> None:
+        if self.get_status() != 101:  # it was refused; otherwise this is only where the WebSocket begins
+            self._uncount()
         super().on_finish()
 
     def _uncount(self) -> None:
